@@ -1,0 +1,1 @@
+//! Confines one build step and reports what the kernel really enforced.

@@ -1,0 +1,1 @@
+//! Carries one job from signed spec to evidence.

@@ -1,0 +1,1 @@
+//! Challenges machines, certifies them, hands out jobs, takes in evidence.

@@ -1,0 +1,1 @@
+//! Decides whether evidence answers a challenge; pure.

@@ -1,0 +1,1 @@
+//! Assembles the image and computes its reference values.

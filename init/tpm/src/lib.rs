@@ -1,0 +1,1 @@
+//! Typed TPM 2.0 commands on one device.

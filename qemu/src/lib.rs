@@ -1,0 +1,1 @@
+//! One disposable machine with its own TPM, owned until dropped.
