@@ -1,1 +1,21 @@
 //! Every byte that crosses the boundary between a machine and the world: encode, strict bounded decode, pure folds.
+//!
+//! Both sides use it, so no side owns it. It reads no clock, file or socket and holds no key.
+
+#![forbid(unsafe_code)]
+
+// How anything is written.
+pub mod canonical;
+pub mod digest;
+pub mod dsse;
+pub mod names;
+pub mod statement;
+pub mod timestamp;
+
+// What the boot says.
+pub mod certificate;
+pub mod event;
+pub mod eventlog;
+pub mod pcr;
+pub mod quote;
+pub mod runtime_log;
