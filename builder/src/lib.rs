@@ -1,1 +1,5 @@
 //! Carries one job from signed spec to evidence.
+
+#![forbid(unsafe_code)]
+
+pub mod custody;
