@@ -1,0 +1,205 @@
+//! The walk over a log's bytes: little-endian fields, every size held against what is left of the input.
+//!
+//! The same [`read_event`] serves the first, checking walk and every later one, so that both agree about where events are.
+
+use super::{ALGORITHMS_MAX, Algorithm, Event, EventLog, EventLogError, EventType, LOG_BYTES_MAX, Layout};
+use crate::pcr::Bank;
+
+/// What the first event's data starts with in a crypto-agile log.
+///
+/// Source: TCG PC Client Platform Firmware Profile 1.06, section 10.4.5.1.
+const SPEC_ID_03: &[u8; 16] = b"Spec ID Event03\0";
+
+/// More distinct algorithms than one event can have: those of the header and the known banks.
+const DISTINCT_MAX: usize = ALGORITHMS_MAX + Bank::ALL.len();
+
+/// A position in the input.
+#[derive(Clone, Copy)]
+struct Cursor<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.bytes.split_at_checked(count)?;
+        self.bytes = tail;
+        Some(head)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take(1)?.first().copied()
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    /// Bytes behind a 32-bit length.
+    fn sized(&mut self) -> Option<&'a [u8]> {
+        let size = usize::try_from(self.u32()?).ok()?;
+        self.take(size)
+    }
+}
+
+/// See [`EventLog::parse`].
+pub(super) fn parse(bytes: &[u8]) -> Result<EventLog<'_>, EventLogError> {
+    if bytes.len() > LOG_BYTES_MAX {
+        return Err(EventLogError::TooLarge { bytes: bytes.len() });
+    }
+    let padding_start = padding_start(bytes);
+    if padding_start == 0 {
+        return Err(EventLogError::Empty);
+    }
+    let (first, first_bytes) = read_event(bytes, 0, Layout::Sha1, &[])?;
+    let header = match first.event_type == EventType::NO_ACTION && first.data.starts_with(SPEC_ID_03) {
+        true => Some(algorithms(first.data)?),
+        false => None,
+    };
+    let (layout, body_offset) = if header.is_some() { (Layout::CryptoAgile, first_bytes) } else { (Layout::Sha1, 0) };
+    let algorithms = header.unwrap_or_else(|| vec![Algorithm { id: Bank::Sha1.algorithm(), digest_bytes: 20 }]);
+
+    // Padding starts at an event's end or inside the last event, whose own data may look like it.
+    let mut offset = body_offset;
+    let mut event_count = 0;
+    while offset < padding_start {
+        let (_, event_bytes) = read_event(bytes, offset, layout, &algorithms)?;
+        offset += event_bytes;
+        event_count += 1;
+    }
+    let body = bytes.get(body_offset..offset).unwrap_or_default();
+    Ok(EventLog { layout, algorithms, body, body_offset, padding_bytes: bytes.len() - offset, event_count })
+}
+
+/// Where the run of equal padding bytes at the input's end starts; the input's length if it ends in neither `0x00` nor `0xff`.
+fn padding_start(bytes: &[u8]) -> usize {
+    match bytes.last() {
+        Some(pad @ (0x00 | 0xff)) => bytes.iter().rposition(|b| b != pad).map_or(0, |last| last + 1),
+        _ => bytes.len(),
+    }
+}
+
+/// The algorithms that the `Spec ID Event03` header declares.
+fn algorithms(header: &[u8]) -> Result<Vec<Algorithm>, EventLogError> {
+    let mut cursor = Cursor { bytes: header };
+    let mut read = || {
+        cursor.take(SPEC_ID_03.len() + 8)?; // signature, platform class, version, size of UINTN
+        let count = usize::try_from(cursor.u32()?).ok().filter(|count| (1..=ALGORITHMS_MAX).contains(count))?;
+        let algorithms = (0..count)
+            .map(|_| Some(Algorithm { id: cursor.u16()?, digest_bytes: cursor.u16()? }))
+            .collect::<Option<Vec<_>>>()?;
+        // Some firmware leaves the vendor's field out; where it is, it must fit.
+        if let Some(vendor_bytes) = cursor.u8() {
+            cursor.take(usize::from(vendor_bytes))?;
+        }
+        Some(algorithms)
+    };
+    let algorithms = read().ok_or(EventLogError::MalformedHeader)?;
+    let repeated = |i: usize, id: u16| algorithms.iter().take(i).any(|other| other.id == id);
+    let sound = |(i, algorithm): (usize, &Algorithm)| {
+        let size_known =
+            Bank::from_algorithm(algorithm.id).is_none_or(|b| b.digest_bytes() == usize::from(algorithm.digest_bytes));
+        size_known && algorithm.digest_bytes > 0 && !repeated(i, algorithm.id)
+    };
+    if algorithms.iter().enumerate().all(sound) { Ok(algorithms) } else { Err(EventLogError::MalformedHeader) }
+}
+
+/// Bytes of a digest of `algorithm`: as the header says, else as we know.
+fn digest_bytes(algorithms: &[Algorithm], algorithm: u16) -> Option<usize> {
+    let declared = algorithms.iter().find(|a| a.id == algorithm).map(|a| usize::from(a.digest_bytes));
+    declared.or_else(|| Bank::from_algorithm(algorithm).map(Bank::digest_bytes))
+}
+
+/// Reads the event that starts at `offset` and says how many bytes it takes.
+pub(super) fn read_event<'a>(
+    bytes: &'a [u8],
+    offset: usize,
+    layout: Layout,
+    algorithms: &'a [Algorithm],
+) -> Result<(Event<'a>, usize), EventLogError> {
+    let truncated = EventLogError::Truncated { offset };
+    let rest = bytes.get(offset..).ok_or(truncated)?;
+    let mut cursor = Cursor { bytes: rest };
+    let register = cursor.u32().ok_or(truncated)?;
+    let event_type = EventType(cursor.u32().ok_or(truncated)?);
+    let raw_digests = match layout {
+        Layout::Sha1 => cursor.take(Bank::Sha1.digest_bytes()).ok_or(truncated)?,
+        Layout::CryptoAgile => skip_digests(&mut cursor, offset, algorithms)?,
+    };
+    let data = cursor.sized().ok_or(truncated)?;
+    let event = Event { offset, register, event_type, data, raw_digests, layout, algorithms };
+    if event.event_type != EventType::NO_ACTION && event.extends().is_none() {
+        return Err(EventLogError::UnknownRegister { offset, register });
+    }
+    Ok((event, rest.len() - cursor.bytes.len()))
+}
+
+/// Walks a `TPML_DIGEST_VALUES` and yields the bytes behind its count.
+fn skip_digests<'a>(
+    cursor: &mut Cursor<'a>,
+    offset: usize,
+    algorithms: &[Algorithm],
+) -> Result<&'a [u8], EventLogError> {
+    let truncated = EventLogError::Truncated { offset };
+    let count = cursor.u32().ok_or(truncated)?;
+    let start = cursor.bytes;
+    let mut seen = [0; DISTINCT_MAX];
+    // The count is hostile; distinct algorithms of known size end the loop long before it does.
+    for n in 0..usize::try_from(count).unwrap_or(usize::MAX) {
+        let algorithm = cursor.u16().ok_or(truncated)?;
+        if seen.iter().take(n).any(|other| *other == algorithm) {
+            return Err(EventLogError::RepeatedAlgorithm { offset, algorithm });
+        }
+        let size = digest_bytes(algorithms, algorithm).ok_or(EventLogError::UnknownAlgorithm { offset, algorithm })?;
+        cursor.take(size).ok_or(truncated)?;
+        *seen.get_mut(n).ok_or(EventLogError::RepeatedAlgorithm { offset, algorithm })? = algorithm;
+    }
+    Ok(start.get(..start.len() - cursor.bytes.len()).unwrap_or_default())
+}
+
+/// The digests of one event, each with its algorithm.
+pub(super) fn digests<'a>(
+    layout: Layout,
+    algorithms: &'a [Algorithm],
+    raw: &'a [u8],
+) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
+    let mut cursor = Cursor { bytes: raw };
+    std::iter::from_fn(move || {
+        let algorithm = match layout {
+            Layout::Sha1 => Bank::Sha1.algorithm(),
+            Layout::CryptoAgile => cursor.u16()?,
+        };
+        Some((algorithm, cursor.take(digest_bytes(algorithms, algorithm)?)?))
+    })
+}
+
+/// The events of a log, in order.
+#[derive(Debug, Clone)]
+pub struct Events<'a> {
+    log: &'a EventLog<'a>,
+    offset: usize,
+}
+
+impl<'a> Events<'a> {
+    pub(super) fn new(log: &'a EventLog<'a>) -> Self {
+        Self { log, offset: 0 }
+    }
+}
+
+impl<'a> Iterator for Events<'a> {
+    type Item = Event<'a>;
+
+    fn next(&mut self) -> Option<Event<'a>> {
+        let log = self.log;
+        if self.offset >= log.body.len() {
+            return None;
+        }
+        let (mut event, event_bytes) = read_event(log.body, self.offset, log.layout, &log.algorithms).ok()?;
+        event.offset += log.body_offset;
+        self.offset += event_bytes;
+        Some(event)
+    }
+}
