@@ -202,7 +202,10 @@ mod tests {
     #[test]
     fn pae_is_that_of_the_protocol() {
         // Source: DSSE v1.0.2, protocol.md, test vectors.
-        assert_eq!(pae("http://example.com/HelloWorld", b"hello world"), b"DSSEv1 29 http://example.com/HelloWorld 11 hello world");
+        assert_eq!(
+            pae("http://example.com/HelloWorld", b"hello world"),
+            b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+        );
     }
 
     #[test]

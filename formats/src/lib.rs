@@ -12,10 +12,27 @@ pub mod names;
 pub mod statement;
 pub mod timestamp;
 
+// What is to be done, and on whose word.
+pub mod challenge;
+pub mod job;
+pub mod trust;
+
 // What the boot says.
 pub mod certificate;
 pub mod event;
 pub mod eventlog;
 pub mod pcr;
 pub mod quote;
+pub mod reference;
 pub mod runtime_log;
+
+// What was observed, and what is said of it.
+pub mod decision;
+pub mod log;
+pub mod manifest;
+pub mod provenance;
+pub mod record;
+pub mod verdict;
+
+// How the two sides talk.
+pub mod link;

@@ -107,7 +107,10 @@ mod tests {
         let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/");
         for uri in [BUILD_TYPE, BUILDER_FIRMWARE, BUILDER_DIRECT, PREDICATE_RECORD] {
             let path = format!("{docs}{}.md", uri.strip_prefix(BASE).unwrap());
-            assert!(std::fs::read_to_string(&path).is_ok_and(|text| text.contains(uri)), "{path} does not describe {uri}");
+            assert!(
+                std::fs::read_to_string(&path).is_ok_and(|text| text.contains(uri)),
+                "{path} does not describe {uri}"
+            );
         }
     }
 }

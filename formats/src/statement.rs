@@ -58,7 +58,13 @@ impl ResourceDescriptor {
     /// The thing called `name` with this digest, and nothing else said of it.
     #[must_use]
     pub fn new(name: impl Into<String>, sha256: Sha256Digest) -> Self {
-        Self { name: name.into(), uri: None, digest: DigestSet { sha256 }, media_type: None, annotations: BTreeMap::new() }
+        Self {
+            name: name.into(),
+            uri: None,
+            digest: DigestSet { sha256 },
+            media_type: None,
+            annotations: BTreeMap::new(),
+        }
     }
 
     /// The same thing with its origin.

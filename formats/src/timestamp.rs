@@ -81,7 +81,9 @@ mod tests {
         let second = Timestamp::from_unix(1_700_000_000).unwrap();
         assert_eq!(second.to_string(), "2023-11-14T22:13:20Z");
         assert_eq!("2023-11-14T22:13:20Z".parse(), Ok(second));
-        for other in ["2023-11-14T22:13:20+00:00", "2023-11-14t22:13:20z", "2023-11-14T22:13:20.0Z", "1969-12-31T23:59:59Z", ""] {
+        for other in
+            ["2023-11-14T22:13:20+00:00", "2023-11-14t22:13:20z", "2023-11-14T22:13:20.0Z", "1969-12-31T23:59:59Z", ""]
+        {
             assert_eq!(other.parse::<Timestamp>(), Err(ParseTimestampError), "{other}");
         }
         assert_eq!(Timestamp::from_unix(SECONDS_MAX).unwrap().to_string(), "9999-12-31T23:59:59Z");

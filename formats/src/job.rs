@@ -1,0 +1,177 @@
+//! The job: what to build, from which inputs, by which steps, on which images.
+//!
+//! One structure serves people and machines: people write it as TOML ([`draft`]), machines pass its canonical JSON in a DSSE
+//! envelope. A [`Job`] that was only parsed is an allegation; a [`CheckedJob`] also obeys every rule of [`check`], and its steps
+//! are in an order in which each workspace is written before it is read.
+
+pub mod check;
+pub mod draft;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::canonical;
+use crate::digest::Sha256Digest;
+use crate::names::Name;
+use crate::timestamp::Timestamp;
+
+pub use check::{CheckedJob, Violation};
+
+/// The version of the format that this code reads and writes.
+pub const VERSION: u32 = 1;
+
+/// A job, as canonical JSON or TOML.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Job {
+    /// Always [`VERSION`].
+    pub version: u32,
+    /// What the job is called; not unique.
+    pub name: Name,
+    /// The machine refuses the job from this time on.
+    pub expires: Timestamp,
+    /// The read-only roots that steps run on.
+    pub image: Vec<Image>,
+    /// Files from outside, each named by its digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub input: Vec<Input>,
+    /// Directories through which steps hand on files.
+    pub workspace: Vec<Workspace>,
+    /// What is run.
+    pub step: Vec<Step>,
+    /// What leaves the machine.
+    pub output: Vec<Output>,
+}
+
+/// A toolchain image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// What steps call it.
+    pub name: Name,
+    /// The dm-verity root hash of its file system.
+    pub root_hash: Sha256Digest,
+}
+
+/// A file from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Its file name in a step's view, under [`INPUTS`].
+    pub name: Name,
+    /// Where it comes from; recorded, never fetched by the machine.
+    pub uri: String,
+    /// What it is.
+    pub sha256: Sha256Digest,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// A directory that one step writes and others may read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workspace {
+    /// Its directory name in a step's view, under [`WORKSPACES`].
+    pub name: Name,
+    /// How much it may hold, in bytes.
+    pub size_bytes_max: u64,
+}
+
+/// One program run on one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// Unique in the job.
+    pub name: Name,
+    /// The image it runs on.
+    pub image: Name,
+    /// The program, by its path in the image or looked up in the step's `PATH`, and its arguments.
+    pub argv: Vec<String>,
+    /// The whole environment; nothing is inherited.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Where the program starts: an absolute path in its view.
+    pub workdir: String,
+    /// The inputs it sees, at [`INPUTS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<Name>,
+    /// The workspaces it sees, at [`WORKSPACES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workspaces: Vec<WorkspaceUse>,
+    /// What it may use up.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// How a step uses a workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkspaceUse {
+    /// Which one.
+    pub name: Name,
+    /// Whether it may write there.
+    pub access: Access,
+}
+
+/// Whether a step may write to a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// Read only.
+    Ro,
+    /// Read and write; one step only.
+    Rw,
+}
+
+/// What a step may use up. A step that meets a limit ends, and its record says which.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Memory in bytes, files in its temporary directories included.
+    pub memory_bytes: u64,
+    /// Processes and threads at once.
+    pub pids: u32,
+    /// Time from start to end, in milliseconds.
+    pub wall_ms: u64,
+    /// Bytes of output and error output that are kept; what follows is counted and digested, not kept.
+    pub log_bytes: u64,
+    /// What its private temporary directories may hold together, in bytes.
+    pub tmp_bytes: u64,
+}
+
+impl Default for Limits {
+    /// What a C library's build needs, with room.
+    fn default() -> Self {
+        Self { memory_bytes: 512 << 20, pids: 256, wall_ms: 600_000, log_bytes: 4 << 20, tmp_bytes: 128 << 20 }
+    }
+}
+
+/// A file that leaves the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// Its name outside; unique in the job.
+    pub name: Name,
+    /// The workspace that holds it.
+    pub workspace: Name,
+    /// Its path there.
+    pub path: String,
+    /// How large it may be, in bytes.
+    pub size_bytes_max: u64,
+}
+
+/// Where a step sees its inputs.
+pub const INPUTS: &str = "/inputs";
+/// Where a step sees its workspaces.
+pub const WORKSPACES: &str = "/work";
+
+impl Step {
+    /// The digest of the step's canonical text: what `step-begin` measures and a record repeats.
+    ///
+    /// # Errors
+    /// Those of [`canonical::to_vec`], for a number that no step of a checked job holds.
+    pub fn digest(&self) -> Result<Sha256Digest, canonical::Error> {
+        Ok(Sha256Digest::of(&canonical::to_vec(self)?))
+    }
+}

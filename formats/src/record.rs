@@ -1,0 +1,130 @@
+//! The record of one step: what was run, on what, within which walls, and what came of it.
+//!
+//! A record is the predicate of a signed statement whose subjects are the workspaces that the step wrote and its log. It holds
+//! only what the machine outside of the step observed or the kernel confirmed; the step contributes nothing but bytes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::digest::Sha256Digest;
+use crate::job::{Access, Limits};
+use crate::names::Name;
+
+/// The predicate of a step's record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct StepRecord {
+    /// The build that the step belongs to.
+    pub build_id: Name,
+    /// Its place in the order in which steps ran, from 0.
+    pub sequence: u32,
+    /// The payload digest of the record before; that of the decision for the first step.
+    pub previous: Sha256Digest,
+    /// The step's name in the job.
+    pub step: Name,
+    /// The digest of the step's canonical text in the job.
+    pub step_sha256: Sha256Digest,
+    /// The image that it ran on, by its dm-verity root hash.
+    pub image_root_hash: Sha256Digest,
+    /// The program and its arguments, as executed.
+    pub argv: Vec<String>,
+    /// The whole environment, as executed.
+    pub env: BTreeMap<String, String>,
+    /// Where it started.
+    pub workdir: String,
+    /// The inputs that it saw.
+    pub inputs: Vec<InputSeen>,
+    /// The workspaces that it saw.
+    pub workspaces: Vec<WorkspaceSeen>,
+    /// What it was allowed to use up.
+    pub limits: Limits,
+    /// How it ended.
+    pub exit: Exit,
+    /// What it used up.
+    pub usage: Usage,
+    /// Its output and error output.
+    pub log: LogSeen,
+    /// What the kernel confirmed before the step's first instruction, layer by layer, as the sandbox reports it.
+    pub enforced: Value,
+}
+
+/// An input in a step's view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputSeen {
+    /// Its name.
+    pub name: Name,
+    /// Its digest.
+    pub sha256: Sha256Digest,
+}
+
+/// A workspace in a step's view. The digest of a workspace covers names, kinds, modes and contents of all that it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkspaceSeen {
+    /// Its name.
+    pub name: Name,
+    /// Whether the step could write there.
+    pub access: Access,
+    /// What it held before the step started.
+    pub before: Sha256Digest,
+    /// What it held after every process of the step was dead.
+    pub after: Sha256Digest,
+}
+
+/// How a step ended. Anything but `code` 0 ends the job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "kind", rename_all = "snake_case")]
+pub enum Exit {
+    /// The program ended by itself.
+    Code {
+        /// With this status; 0 is success.
+        code: i32,
+    },
+    /// A signal ended it.
+    Signal {
+        /// Its number.
+        signal: i32,
+    },
+    /// It met a limit or broke the rules of its sandbox, and was killed.
+    Limit {
+        /// Which: `wall`, `memory`, `pids`, `disk`, `policy`, `output`.
+        limit: Name,
+    },
+}
+
+impl Exit {
+    /// Whether the step did what it was asked to.
+    #[must_use]
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Code { code: 0 })
+    }
+}
+
+/// What a step used up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Usage {
+    /// Time from start to the death of its last process, in milliseconds.
+    pub wall_ms: u64,
+    /// Processor time of all its processes, in microseconds.
+    pub cpu_us: u64,
+    /// The most memory that it held, in bytes.
+    pub memory_peak_bytes: u64,
+    /// The most processes at once.
+    pub pids_peak: u64,
+}
+
+/// A step's output and error output, framed in the order in which they came (`crate::log`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct LogSeen {
+    /// The digest of the frames that were kept.
+    pub sha256: Sha256Digest,
+    /// How many bytes the step wrote.
+    pub written_bytes: u64,
+    /// How many of them were kept.
+    pub kept_bytes: u64,
+}

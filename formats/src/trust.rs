@@ -1,0 +1,94 @@
+//! What a site trusts: its root, its policy, and the configuration of its machines.
+//!
+//! The machine receives these from outside and measures their bytes before it reads them; the verifier gets them by a separate
+//! path. Either side may therefore believe them only as far as PCR 15, or the person who brought them, goes.
+
+use ed25519_dalek::VerifyingKey;
+use ed25519_dalek::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::digest::Sha256Digest;
+use crate::names::Name;
+
+/// The version of these formats.
+pub const VERSION: u32 = 1;
+/// The largest configuration in bytes.
+pub const CONFIGURATION_BYTES_MAX: usize = 16 << 10;
+/// The largest trust bundle in bytes: a root, a policy and some hundred keys.
+pub const TRUST_BYTES_MAX: usize = 128 << 10;
+
+/// An Ed25519 public key. Text form: PEM of its SubjectPublicKeyInfo, as `openssl pkey -pubout` writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublicKey(pub VerifyingKey);
+
+impl PublicKey {
+    /// The key's SubjectPublicKeyInfo (DER), which its digest is taken over.
+    #[must_use]
+    pub fn spki(&self) -> Vec<u8> {
+        self.0.to_public_key_der().map(|der| der.as_bytes().to_vec()).unwrap_or_default()
+    }
+
+    /// The digest of [`PublicKey::spki`]: how documents name a key.
+    #[must_use]
+    pub fn sha256(&self) -> Sha256Digest {
+        Sha256Digest::of(&self.spki())
+    }
+
+    /// Reads a SubjectPublicKeyInfo (DER).
+    #[must_use]
+    pub fn from_spki(der: &[u8]) -> Option<Self> {
+        VerifyingKey::from_public_key_der(der).ok().map(Self)
+    }
+}
+
+impl Serialize for PublicKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let pem = self.0.to_public_key_pem(ed25519_dalek::pkcs8::spki::der::pem::LineEnding::LF);
+        pem.map_err(serde::ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for PublicKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let pem = String::deserialize(deserializer)?;
+        VerifyingKey::from_public_key_pem(&pem).map(Self).map_err(serde::de::Error::custom)
+    }
+}
+
+/// What the site allows. The verifier gets it by a path of its own and compares it with the one that the machine measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Always [`VERSION`].
+    pub version: u32,
+    /// The builder ids whose evidence counts; each stands for one set of security properties.
+    pub builder_ids: Vec<String>,
+    /// Whose jobs may run.
+    pub job_signers: Vec<PublicKey>,
+}
+
+/// What a machine of the site is given to trust. Canonical JSON; PCR 15 holds its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustBundle {
+    /// Always [`VERSION`].
+    pub version: u32,
+    /// The site's root certificate, PEM.
+    pub root: String,
+    /// What the site allows.
+    pub policy: Policy,
+}
+
+/// What a machine is told of itself. Canonical JSON; PCR 15 holds its digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Configuration {
+    /// Always [`VERSION`].
+    pub version: u32,
+    /// The site's name.
+    pub site: Name,
+    /// The SPIFFE trust domain of the site's certificates.
+    pub trust_domain: Name,
+    /// In which way the machine was started, and so how far it may be trusted: one of the policy's builder ids.
+    pub builder_id: String,
+}
