@@ -10,7 +10,7 @@
 //! 2. the first quote;
 //! 3. measure the job; `allow` it, or do not; measure the decision; sign the decision;
 //! 4. if allowed: measure the inputs, then for each step measure its begin, run it, measure its end, sign its record;
-//! 5. measure the outputs; measure and sign the provenance (left out only if there is no output); measure and sign the manifest;
+//! 5. measure the outputs; measure and sign the provenance (left out if a step failed); measure and sign the manifest;
 //! 6. measure `final`; the last quote; `done`.
 //!
 //! **Measure first, then sign**: a payload is signed only directly after the event with its digest was extended, so nothing is
@@ -21,12 +21,14 @@ use std::io::{self, Read, Write};
 
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::event::Event;
+use kiln_formats::link::{Blob, MESSAGE_BYTES_MAX};
+use kiln_formats::manifest::Outcome;
 use kiln_formats::names::{self, Name};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The largest message, in bytes: the largest payload (a manifest or statement of 2 MiB) in base64, and its frame.
-pub const FRAME_BYTES_MAX: usize = 4 << 20;
+/// The largest message, in bytes: that of the link, because whatever is signed here is sent there.
+pub const FRAME_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 
 /// The longest text of a [`Request::Fault`], in bytes: a line of the console.
 pub const FAULT_TEXT_BYTES_MAX: usize = 512;
@@ -52,8 +54,7 @@ pub enum Request {
         /// What it is; decides the payload type.
         label: Label,
         /// The bytes to sign.
-        #[serde(with = "base64_bytes")]
-        payload: Vec<u8>,
+        payload: Blob,
     },
     /// Quote sha256:0-15. Answered by [`Reply::Quote`].
     Quote {
@@ -83,14 +84,12 @@ pub enum Measurement {
     /// The site's configuration as received; PID 1 hashes it.
     Configuration {
         /// The bytes.
-        #[serde(with = "base64_bytes")]
-        bytes: Vec<u8>,
+        bytes: Blob,
     },
     /// The site's trust bundle as received; PID 1 hashes it.
     Trust {
         /// The bytes.
-        #[serde(with = "base64_bytes")]
-        bytes: Vec<u8>,
+        bytes: Blob,
     },
     /// Any event from [`Event::Job`] on.
     Event {
@@ -139,18 +138,6 @@ pub enum WhichQuote {
     Last,
 }
 
-/// How the machine's one job ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// Every step succeeded and the outputs were handed out.
-    Built,
-    /// A step failed, and the evidence says how.
-    StepFailed,
-    /// The decision was to deny.
-    Refused,
-}
-
 /// What PID 1 answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -164,8 +151,7 @@ pub enum Reply {
     /// To [`Request::Sign`]: Ed25519 over the DSSE pre-authentication encoding.
     Signature {
         /// 64 bytes.
-        #[serde(with = "base64_bytes")]
-        signature: Vec<u8>,
+        signature: Blob,
     },
     /// To [`Request::Quote`].
     Quote(Quote),
@@ -181,14 +167,11 @@ pub enum Reply {
 #[serde(deny_unknown_fields)]
 pub struct Identity {
     /// The attestation key: `TPMT_PUBLIC`.
-    #[serde(with = "base64_bytes")]
-    pub ak_public: Vec<u8>,
+    pub ak_public: Blob,
     /// The statement key: DER `SubjectPublicKeyInfo`.
-    #[serde(with = "base64_bytes")]
-    pub statement_key: Vec<u8>,
+    pub statement_key: Blob,
     /// The firmware's event log as the kernel gives it; empty if the firmware kept none.
-    #[serde(with = "base64_bytes")]
-    pub firmware_log: Vec<u8>,
+    pub firmware_log: Blob,
     /// When PID 1 started, in microseconds of `CLOCK_BOOTTIME`.
     pub init_uptime_us: u64,
 }
@@ -198,14 +181,11 @@ pub struct Identity {
 #[serde(deny_unknown_fields)]
 pub struct Quote {
     /// `TPMS_ATTEST`.
-    #[serde(with = "base64_bytes")]
-    pub attest: Vec<u8>,
+    pub attest: Blob,
     /// `TPMT_SIGNATURE`, of low s.
-    #[serde(with = "base64_bytes")]
-    pub signature: Vec<u8>,
+    pub signature: Blob,
     /// The runtime log at the moment of the quote.
-    #[serde(with = "base64_bytes")]
-    pub runtime_log: Vec<u8>,
+    pub runtime_log: Blob,
 }
 
 /// A request that PID 1 answers with no. The names are stable.
@@ -342,8 +322,8 @@ impl<S: Read + Write> Custodian<S> {
     /// # Errors
     /// [`CustodyError::Refused`] for the record of a step that was not admitted and begun.
     pub fn sign(&mut self, label: Label, payload: &[u8]) -> Result<[u8; 64], CustodyError> {
-        match self.ask(&Request::Sign { label, payload: payload.to_vec() })? {
-            Reply::Signature { signature } => signature.try_into().map_err(|_| CustodyError::Unexpected),
+        match self.ask(&Request::Sign { label, payload: Blob(payload.to_vec()) })? {
+            Reply::Signature { signature } => signature.0.try_into().map_err(|_| CustodyError::Unexpected),
             _ => Err(CustodyError::Unexpected),
         }
     }
@@ -384,21 +364,6 @@ impl<S: Read + Write> Custodian<S> {
     }
 }
 
-/// Bytes as standard base64 text.
-mod base64_bytes {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::STANDARD;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&STANDARD.encode(bytes))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        STANDARD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
-}
-
 /// An event as its text.
 mod event_text {
     use kiln_formats::event::Event;
@@ -436,7 +401,7 @@ mod tests {
         assert_eq!(receive::<Request>(&mut init).unwrap(), Request::Allow { job_sha256: job });
         send(&mut init, &Reply::Refused { refusal: Refusal::OneShot }).unwrap();
         let request = receive::<Request>(&mut init).unwrap();
-        assert_eq!(request, Request::Sign { label: Label::Manifest, payload: b"x".to_vec() });
+        assert_eq!(request, Request::Sign { label: Label::Manifest, payload: Blob(b"x".to_vec()) });
         send(&mut init, &Reply::Allowed).unwrap();
         asked.join().unwrap();
         assert!(matches!(receive::<Request>(&mut init), Err(CustodyError::Closed)));
@@ -462,7 +427,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_sent() {
-        let payload = vec![0; FRAME_BYTES_MAX];
+        let payload = Blob(vec![0; FRAME_BYTES_MAX]);
         let sent = send(&mut Vec::new(), &Request::Sign { label: Label::Provenance, payload });
         assert!(matches!(sent, Err(CustodyError::TooLarge { .. })));
     }
