@@ -1,1 +1,2 @@
-//! The whole machine, from outside.
+//! The whole machine, from outside: what the tests share.
+#![forbid(unsafe_code)]
