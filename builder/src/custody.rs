@@ -11,7 +11,7 @@
 //! 3. measure the job; `allow` it, or do not; measure the decision; sign the decision;
 //! 4. if allowed: measure the inputs, then for each step measure its begin, run it, measure its end, sign its record;
 //! 5. measure the outputs; measure and sign the provenance (left out if a step failed); measure and sign the manifest;
-//! 6. measure `final`; the last quote; `done`.
+//! 6. measure `final`; ask for the runtime log, whose digest the closing names; the last quote; `done`.
 //!
 //! **Measure first, then sign**: a payload is signed only directly after the event with its digest was extended, so nothing is
 //! signed that PCR 15 does not name. A request out of order ends the machine with a fault; the two [`Refusal`]s are answered.
@@ -56,6 +56,9 @@ pub enum Request {
         /// The bytes to sign.
         payload: Blob,
     },
+    /// What is the runtime log so far? The last quote's qualifying data covers it, so it is needed before that quote. Answered by
+    /// [`Reply::RuntimeLog`], at any time.
+    RuntimeLog,
     /// Quote sha256:0-15. Answered by [`Reply::Quote`].
     Quote {
         /// Which of the two quotes of a boot.
@@ -152,6 +155,11 @@ pub enum Reply {
     Signature {
         /// 64 bytes.
         signature: Blob,
+    },
+    /// To [`Request::RuntimeLog`].
+    RuntimeLog {
+        /// The whole log as it is now.
+        bytes: Blob,
     },
     /// To [`Request::Quote`].
     Quote(Quote),
@@ -324,6 +332,17 @@ impl<S: Read + Write> Custodian<S> {
     pub fn sign(&mut self, label: Label, payload: &[u8]) -> Result<[u8; 64], CustodyError> {
         match self.ask(&Request::Sign { label, payload: Blob(payload.to_vec()) })? {
             Reply::Signature { signature } => signature.0.try_into().map_err(|_| CustodyError::Unexpected),
+            _ => Err(CustodyError::Unexpected),
+        }
+    }
+
+    /// Asks for the runtime log as it is now.
+    ///
+    /// # Errors
+    /// [`CustodyError`], as for every method here.
+    pub fn runtime_log(&mut self) -> Result<Vec<u8>, CustodyError> {
+        match self.ask(&Request::RuntimeLog)? {
+            Reply::RuntimeLog { bytes } => Ok(bytes.0),
             _ => Err(CustodyError::Unexpected),
         }
     }
