@@ -1,1 +1,290 @@
-//! (being written)
+//! The site's certificates: a root, an authority, and two certificates of minutes for each build.
+//!
+//! A [`Certificate`] that was only parsed is an allegation. [`Authority::check`] takes a root that the caller trusts for reasons
+//! of its own; the [`StatementCertificate`] and [`AttestationCertificate`] that an authority then hands out tell you that the
+//! site vouched for one key, for one purpose, in one name, at one time. Deliberately absent: revocation (leaves live for
+//! minutes), other algorithms, longer chains, and issuing, which needs a key.
+//!
+//! What each kind of certificate must look like, for those who issue them:
+//!
+//! | | root | authority | statement | attestation |
+//! |-|-|-|-|-|
+//! | signed by | itself | root | authority | authority |
+//! | key | Ed25519 | Ed25519 | Ed25519 | P-256 |
+//! | basicConstraints, critical | CA | CA, path length 0 | not CA | not CA |
+//! | keyUsage, critical | keyCertSign | keyCertSign | digitalSignature | digitalSignature |
+//! | extKeyUsage | – | – | [`EKU_STATEMENT`] | [`EKU_ATTESTATION`] |
+//! | subjectAltName | – | – | [`SpiffeId::statement`] | [`SpiffeId::attestation`] |
+//! | lifetime | any | any | at most [`LEAF_SECONDS_MAX`] | at most [`LEAF_SECONDS_MAX`] |
+//!
+//! All are signed with Ed25519 and X.509 v3; subject and authority key identifiers may be there (not critical), no other extension.
+//!
+//! Source: RFC 5280; RFC 8410 (Ed25519); SPIFFE X.509-SVID, sections 2 to 4.
+
+mod profile;
+mod spiffe;
+#[cfg(test)]
+mod tests;
+
+use ed25519_dalek::{Signature, VerifyingKey};
+use x509_cert::der::asn1::ObjectIdentifier;
+use x509_cert::der::oid::db::rfc8410::ID_ED_25519;
+use x509_cert::der::pem::LineEnding;
+use x509_cert::der::{Decode as _, DecodePem as _, Encode as _, EncodePem as _};
+
+pub use spiffe::{SpiffeId, SpiffeIdError};
+
+use crate::quote::AttestationKey;
+use crate::timestamp::Timestamp;
+use profile::Kind;
+
+/// The longest life of a leaf, in seconds: an hour covers the slowest boot and attestation without KVM many times over.
+/// A leaf need not outlive its build: what counts is that it was valid when the challenge was issued.
+pub const LEAF_SECONDS_MAX: i64 = 3600;
+/// The largest certificate file, in bytes. Ours stay under 1 KiB.
+pub const PEM_BYTES_MAX: usize = 8 << 10;
+
+/// Code signing. Source: RFC 5280, section 4.2.1.12.
+pub const EKU_STATEMENT: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.3");
+/// `tcg-kp-AIKCertificate`. Source: TCG Credential Profile for TPM 2.0, section 3.2.16.
+pub const EKU_ATTESTATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.3");
+
+/// A certificate that was parsed, and nothing more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    parsed: x509_cert::Certificate,
+    /// The DER of its signed part.
+    signed: Vec<u8>,
+}
+
+/// Which certificate of a chain is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The site's root, brought by the person.
+    Root,
+    /// The authority's, signed by the root.
+    Authority,
+    /// The one of the key that signs statements.
+    Statement,
+    /// The one of the TPM's attestation key.
+    Attestation,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Root => "root",
+            Self::Authority => "authority",
+            Self::Statement => "statement",
+            Self::Attestation => "attestation",
+        })
+    }
+}
+
+/// Why a certificate or a chain does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// Not exactly one PEM certificate in the encoding that we write, or more than [`PEM_BYTES_MAX`].
+    #[error("not exactly one PEM certificate in strict DER")]
+    Syntax,
+    /// A rule of the table above is broken.
+    #[error("the {role} certificate breaks its profile: {rule}")]
+    Profile {
+        /// Which certificate.
+        role: Role,
+        /// Which rule.
+        rule: &'static str,
+    },
+    /// Its issuer's name is not the name of the certificate above it.
+    #[error("the {role} certificate was not issued by the certificate above it")]
+    Issuer {
+        /// Which certificate.
+        role: Role,
+    },
+    /// The key above it did not sign it.
+    #[error("the {role} certificate's signature does not hold")]
+    Signature {
+        /// Which certificate.
+        role: Role,
+    },
+    /// Not valid at the time in question.
+    #[error("the {role} certificate is not valid at {at}")]
+    Time {
+        /// Which certificate.
+        role: Role,
+        /// The time in question.
+        at: Timestamp,
+    },
+}
+
+impl Certificate {
+    /// Reads a file that holds exactly one certificate, in the one spelling that [`Certificate::to_pem`] writes (which is that of
+    /// OpenSSL).
+    ///
+    /// # Errors
+    /// [`CertificateError::Syntax`].
+    pub fn from_pem(pem: &[u8]) -> Result<Self, CertificateError> {
+        if pem.len() > PEM_BYTES_MAX {
+            return Err(CertificateError::Syntax);
+        }
+        let parsed = x509_cert::Certificate::from_pem(pem).map_err(|_| CertificateError::Syntax)?;
+        let certificate = Self::from_parsed(parsed)?;
+        if certificate.to_pem()?.as_bytes() == pem { Ok(certificate) } else { Err(CertificateError::Syntax) }
+    }
+
+    /// Reads one certificate in DER.
+    ///
+    /// # Errors
+    /// [`CertificateError::Syntax`], also for BER that is not DER.
+    pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
+        let parsed = x509_cert::Certificate::from_der(der).map_err(|_| CertificateError::Syntax)?;
+        let certificate = Self::from_parsed(parsed)?;
+        if certificate.to_der()? == der { Ok(certificate) } else { Err(CertificateError::Syntax) }
+    }
+
+    fn from_parsed(parsed: x509_cert::Certificate) -> Result<Self, CertificateError> {
+        let signed = parsed.tbs_certificate().to_der().map_err(|_| CertificateError::Syntax)?;
+        Ok(Self { parsed, signed })
+    }
+
+    /// The certificate as PEM, lines of 64 ending in LF.
+    ///
+    /// # Errors
+    /// Never for a certificate that was parsed; the signature is that of the encoder.
+    pub fn to_pem(&self) -> Result<String, CertificateError> {
+        self.parsed.to_pem(LineEnding::LF).map_err(|_| CertificateError::Syntax)
+    }
+
+    /// The certificate as DER.
+    ///
+    /// # Errors
+    /// Never for a certificate that was parsed; the signature is that of the encoder.
+    pub fn to_der(&self) -> Result<Vec<u8>, CertificateError> {
+        self.parsed.to_der().map_err(|_| CertificateError::Syntax)
+    }
+
+    /// The SubjectPublicKeyInfo (DER): what the certificate binds to a name.
+    ///
+    /// # Errors
+    /// Never for a certificate that was parsed; the signature is that of the encoder.
+    pub fn spki(&self) -> Result<Vec<u8>, CertificateError> {
+        self.parsed.tbs_certificate().subject_public_key_info().to_der().map_err(|_| CertificateError::Syntax)
+    }
+
+    /// The parsed certificate, for those who issue others under it.
+    #[must_use]
+    pub const fn as_x509(&self) -> &x509_cert::Certificate {
+        &self.parsed
+    }
+
+    fn ed25519_key(&self, role: Role) -> Result<VerifyingKey, CertificateError> {
+        let broken = CertificateError::Profile { role, rule: "its key is not Ed25519" };
+        let info = self.parsed.tbs_certificate().subject_public_key_info();
+        let bits = info.subject_public_key.as_bytes().ok_or(broken)?;
+        if info.algorithm.oid != ID_ED_25519 || info.algorithm.parameters.is_some() {
+            return Err(broken);
+        }
+        let key = VerifyingKey::from_bytes(bits.try_into().map_err(|_| broken)?).map_err(|_| broken)?;
+        if key.is_weak() { Err(broken) } else { Ok(key) }
+    }
+
+    /// The certificate was issued under `issuer`'s name and with its key.
+    fn check_issued_by(&self, role: Role, issuer: &Self, issuer_key: &VerifyingKey) -> Result<(), CertificateError> {
+        if self.parsed.tbs_certificate().issuer() != issuer.parsed.tbs_certificate().subject() {
+            return Err(CertificateError::Issuer { role });
+        }
+        let error = CertificateError::Signature { role };
+        let bytes = self.parsed.signature().as_bytes().ok_or(error)?;
+        let signature = Signature::from_slice(bytes).map_err(|_| error)?;
+        issuer_key.verify_strict(&self.signed, &signature).map_err(|_| error)
+    }
+
+    /// First and last second of validity, since 1970.
+    fn validity(&self) -> (i64, i64) {
+        let validity = self.parsed.tbs_certificate().validity();
+        let seconds = |duration: std::time::Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+        (seconds(validity.not_before.to_unix_duration()), seconds(validity.not_after.to_unix_duration()))
+    }
+
+    fn check_time(&self, role: Role, at: Timestamp) -> Result<(), CertificateError> {
+        let (first, last) = self.validity();
+        if (first..=last).contains(&at.unix()) { Ok(()) } else { Err(CertificateError::Time { role, at }) }
+    }
+}
+
+/// An authority that a trusted root vouches for, at one time.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    certificate: Certificate,
+    key: VerifyingKey,
+    at: Timestamp,
+}
+
+impl Authority {
+    /// Checks that `root` is a root and that it vouches for `authority`, both valid at `at`.
+    ///
+    /// # Errors
+    /// [`CertificateError`] with the role of the certificate that does not hold.
+    pub fn check(root: &Certificate, authority: &Certificate, at: Timestamp) -> Result<Self, CertificateError> {
+        let root_key = root.ed25519_key(Role::Root)?;
+        profile::check(root, Role::Root, Kind::Root)?;
+        root.check_issued_by(Role::Root, root, &root_key)?;
+        root.check_time(Role::Root, at)?;
+
+        authority.check_issued_by(Role::Authority, root, &root_key)?;
+        profile::check(authority, Role::Authority, Kind::Authority)?;
+        authority.check_time(Role::Authority, at)?;
+        let key = authority.ed25519_key(Role::Authority)?;
+        Ok(Self { certificate: authority.clone(), key, at })
+    }
+
+    fn check_leaf(&self, leaf: &Certificate, role: Role, kind: Kind) -> Result<SpiffeId, CertificateError> {
+        leaf.check_issued_by(role, &self.certificate, &self.key)?;
+        let id = profile::check(leaf, role, kind)?;
+        let (first, last) = leaf.validity();
+        if last.saturating_sub(first) > LEAF_SECONDS_MAX {
+            return Err(CertificateError::Profile { role, rule: "it lives for more than an hour" });
+        }
+        leaf.check_time(role, self.at)?;
+        id.ok_or(CertificateError::Profile { role, rule: "it has no SPIFFE id" })
+    }
+
+    /// Checks the certificate of a statement key.
+    ///
+    /// # Errors
+    /// [`CertificateError`] with [`Role::Statement`].
+    pub fn statement(&self, leaf: &Certificate) -> Result<StatementCertificate, CertificateError> {
+        let id = self.check_leaf(leaf, Role::Statement, Kind::Leaf(EKU_STATEMENT))?;
+        Ok(StatementCertificate { key: leaf.ed25519_key(Role::Statement)?, id })
+    }
+
+    /// Checks the certificate of a TPM's attestation key.
+    ///
+    /// # Errors
+    /// [`CertificateError`] with [`Role::Attestation`].
+    pub fn attestation(&self, leaf: &Certificate) -> Result<AttestationCertificate, CertificateError> {
+        let role = Role::Attestation;
+        let id = self.check_leaf(leaf, role, Kind::Leaf(EKU_ATTESTATION))?;
+        let key = AttestationKey::from_spki(&leaf.spki()?)
+            .map_err(|_| CertificateError::Profile { role, rule: "its key is not a point on P-256" })?;
+        Ok(AttestationCertificate { key, id })
+    }
+}
+
+/// The site vouches: this key signs the statements of the build that `id` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatementCertificate {
+    /// The key.
+    pub key: VerifyingKey,
+    /// The build.
+    pub id: SpiffeId,
+}
+
+/// The site vouches: this key is the attestation key of the TPM of the machine that ran the build that `id` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttestationCertificate {
+    /// The key.
+    pub key: AttestationKey,
+    /// The build.
+    pub id: SpiffeId,
+}

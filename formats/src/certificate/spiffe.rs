@@ -1,0 +1,93 @@
+//! SPIFFE ids: in whose name a leaf speaks.
+//!
+//! Source: SPIFFE-ID, section 2.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::names::Name;
+
+const SCHEME: &str = "spiffe://";
+/// Source: SPIFFE-ID, section 2.3.
+const BYTES_MAX: usize = 2048;
+/// Source: SPIFFE-ID, section 2.1.
+const TRUST_DOMAIN_BYTES_MAX: usize = 255;
+
+/// `spiffe://TRUST-DOMAIN/PATH`, well-formed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpiffeId(String);
+
+/// Text that is no SPIFFE id with a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a SPIFFE id with a trust domain (a-z 0-9 . - _) and a path of plain segments")]
+pub struct SpiffeIdError;
+
+impl SpiffeId {
+    /// The name under which the statements of a build are signed.
+    ///
+    /// # Errors
+    /// [`SpiffeIdError`] if a name holds a `+`, which SPIFFE does not know.
+    pub fn statement(trust_domain: &Name, build_id: &Name) -> Result<Self, SpiffeIdError> {
+        format!("{SCHEME}{trust_domain}/build/{build_id}/statement").parse()
+    }
+
+    /// The name under which the TPM of a build's machine attests.
+    ///
+    /// # Errors
+    /// [`SpiffeIdError`] if a name holds a `+`, which SPIFFE does not know.
+    pub fn attestation(trust_domain: &Name, build_id: &Name) -> Result<Self, SpiffeIdError> {
+        format!("{SCHEME}{trust_domain}/build/{build_id}/attestation").parse()
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SpiffeId {
+    type Err = SpiffeIdError;
+
+    fn from_str(text: &str) -> Result<Self, SpiffeIdError> {
+        let (domain, path) = text.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/')).ok_or(SpiffeIdError)?;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        let domain_good = (1..=TRUST_DOMAIN_BYTES_MAX).contains(&domain.len())
+            && domain.bytes().all(|b| plain(b) && !b.is_ascii_uppercase());
+        let segment_good = |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(plain);
+        let good = text.len() <= BYTES_MAX && domain_good && path.split('/').all(segment_good);
+        if good { Ok(Self(text.to_owned())) } else { Err(SpiffeIdError) }
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_ids_are_ids() {
+        let id = SpiffeId::statement(&"site.example".parse().unwrap(), &"0011".parse().unwrap()).unwrap();
+        assert_eq!(id.as_str(), "spiffe://site.example/build/0011/statement");
+        for bad in [
+            "spiffe://site",
+            "spiffe:///x",
+            "spiffe://Site/x",
+            "spiffe://site/",
+            "spiffe://site/a//b",
+            "spiffe://site/../b",
+            "spiffe://user@site/b",
+            "spiffe://site:1/b",
+            "spiffe://site/b?c",
+            "https://site/b",
+        ] {
+            assert_eq!(bad.parse::<SpiffeId>(), Err(SpiffeIdError), "{bad}");
+        }
+        assert!(SpiffeId::statement(&"c++".parse().unwrap(), &"0".parse().unwrap()).is_err());
+    }
+}
