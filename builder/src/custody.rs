@@ -13,6 +13,9 @@
 //! 5. measure the outputs; measure and sign the provenance (left out if a step failed); measure and sign the manifest;
 //! 6. measure `final`; ask for the runtime log, whose digest the closing names; the last quote; `done`.
 //!
+//! A denied job goes from 3 straight to the manifest: measure and sign it, `final`, the last quote, `done`. So a refusal, too, has
+//! evidence that a quote covers.
+//!
 //! **Measure first, then sign**: a payload is signed only directly after the event with its digest was extended, so nothing is
 //! signed that PCR 15 does not name. A request out of order ends the machine with a fault; the two [`Refusal`]s are answered.
 //! Deliberately absent: any request that hands out a key, reads a PCR, or signs under a payload type that the builder chooses.
