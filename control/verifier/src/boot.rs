@@ -1,0 +1,168 @@
+//! Gate 3: is it our image, booted as predicted?
+//!
+//! Both logs, replayed, give exactly what the TPM quoted; what they say is what the image must yield under the configuration and
+//! the trust bundle that lie in the bundle; and those are the site's. A quote carries one digest over all registers, so the logs
+//! are first held against the reference values, which names what differs, then against the quote, which proves the logs.
+
+mod compare;
+mod events;
+mod logs;
+
+use kiln_formats::canonical;
+use kiln_formats::certificate::{Certificate, SpiffeId};
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::manifest::path;
+use kiln_formats::quote::Quote;
+use kiln_formats::trust::{self, Configuration, TrustBundle};
+
+use crate::Anchors;
+use crate::evidence::bytes;
+use crate::finding::{Finding, Findings, Gate};
+use crate::quote::QuotedEvidence;
+pub(crate) use events::{JobEvents, StepEvents};
+use events::{BOOT_EVENTS, BootEvents};
+use logs::Logs;
+
+const GATE: Gate = Gate::Boot;
+
+/// Holding one says: the published image ran, with the site's configuration and trust bundle, and measured `events` in order.
+#[derive(Debug)]
+pub(crate) struct BootedEvidence<'a> {
+    pub(crate) quoted: QuotedEvidence<'a>,
+    pub(crate) configuration: Configuration,
+    pub(crate) trust_sha256: Sha256Digest,
+    pub(crate) events: JobEvents,
+}
+
+/// What was given to the machine before its first quote, and what that quote says.
+pub(crate) struct Start<'a> {
+    pub(crate) firmware_log: Option<&'a [u8]>,
+    pub(crate) runtime_log: &'a [u8],
+    pub(crate) configuration: &'a [u8],
+    pub(crate) trust: &'a [u8],
+    pub(crate) image_sha256: Sha256Digest,
+    pub(crate) first: &'a Quote,
+}
+
+/// Holding one says: the machine started as predicted, up to its first quote.
+pub(crate) struct Started {
+    pub(crate) configuration: Configuration,
+    trust_sha256: Sha256Digest,
+}
+
+/// Checks the start and the whole log of the bundle.
+pub(crate) fn check<'a>(quoted: QuotedEvidence<'a>, anchors: &Anchors) -> Result<BootedEvidence<'a>, Findings> {
+    let bundle = quoted.whole.bundle;
+    let start = Start {
+        firmware_log: bundle.bytes(path::FIRMWARE_LOG),
+        runtime_log: bytes(bundle, GATE, path::RUNTIME_LOG)?,
+        configuration: bytes(bundle, GATE, path::CONFIGURATION)?,
+        trust: bytes(bundle, GATE, path::TRUST)?,
+        image_sha256: quoted.whole.binding.challenge.image_sha256,
+        first: &quoted.first,
+    };
+    let logs = Logs::read(start.firmware_log, start.runtime_log)?;
+    let (boot, events) = events::whole(logs.runtime.records())?;
+    let started = check_logs(&start, &logs, boot, anchors)?;
+    if logs.values(logs.runtime.records().len()).quote_digest() != quoted.last.pcr_digest {
+        return Err(unexplained(path::LAST_QUOTE).into());
+    }
+    if events.manifest != quoted.whole.manifest_sha256 {
+        let reason = "the machine measured another manifest than this one";
+        return Err(Finding::new(GATE, "manifest_event", path::RUNTIME_LOG, reason).into());
+    }
+    check_names(&quoted, &started.configuration)?;
+    let Started { configuration, trust_sha256 } = started;
+    Ok(BootedEvidence { quoted, configuration, trust_sha256, events })
+}
+
+/// Checks a machine that has only just started: its runtime log ends with the boot part.
+pub(crate) fn check_start(start: &Start<'_>, anchors: &Anchors) -> Result<Started, Findings> {
+    let logs = Logs::read(start.firmware_log, start.runtime_log)?;
+    let boot = events::boot_part(logs.runtime.records())?;
+    check_logs(start, &logs, boot, anchors)
+}
+
+fn check_logs(start: &Start<'_>, logs: &Logs<'_>, boot: BootEvents, anchors: &Anchors) -> Result<Started, Findings> {
+    logs.check_registers()?;
+    let configuration = check_configuration(start.configuration, boot, anchors)?;
+    let machine = compare::machine(&anchors.reference, &configuration.builder_id)?;
+    let mut findings = match compare::check(machine, logs) {
+        Ok(()) => Vec::new(),
+        Err(Findings(findings)) => findings,
+    };
+    if boot.init != anchors.reference.init_sha256 {
+        let reason = format!("PID 1 is {}, the image's is {}", boot.init, anchors.reference.init_sha256);
+        findings.push(Finding::new(GATE, "init", "PCR 15: init", reason));
+    }
+    if start.image_sha256 != anchors.reference.image_sha256 {
+        let reason = "the challenge names another image than the reference values are of";
+        findings.push(Finding::new(GATE, "image", path::BINDING, reason));
+    }
+    if !findings.is_empty() {
+        return Err(Findings(findings));
+    }
+    check_trust(start.trust, boot, anchors)?;
+    if logs.values(BOOT_EVENTS).quote_digest() != start.first.pcr_digest {
+        return Err(unexplained(path::FIRST_QUOTE).into());
+    }
+    Ok(Started { configuration, trust_sha256: boot.trust })
+}
+
+fn unexplained(quote: &str) -> Finding {
+    let reason = "the logs do not lead to the values that the TPM quoted: a register holds a value that no event explains, or \
+                  an event is missing, added or altered";
+    Finding::new(GATE, "replay_differs", quote, reason)
+}
+
+fn check_configuration(bytes: &[u8], boot: BootEvents, anchors: &Anchors) -> Result<Configuration, Finding> {
+    let wrong = |code, reason: &str| Finding::new(GATE, code, path::CONFIGURATION, reason);
+    if Sha256Digest::of(bytes) != boot.configuration {
+        return Err(wrong("configuration", "the machine measured another configuration (PCR 15 event 1)"));
+    }
+    let configuration: Configuration =
+        canonical::from_slice_exact(bytes).map_err(|e| wrong("configuration", &e.to_string()))?;
+    if configuration.version != trust::VERSION {
+        return Err(wrong("configuration", "its version is not known"));
+    }
+    if !anchors.policy.builder_ids.contains(&configuration.builder_id) {
+        return Err(wrong("builder_id", "the policy does not allow this kind of machine"));
+    }
+    Ok(configuration)
+}
+
+/// The trust bundle is the one that was measured, and says what the person's own root and policy say.
+fn check_trust(bytes: &[u8], boot: BootEvents, anchors: &Anchors) -> Result<(), Finding> {
+    let wrong = |reason: &str| Finding::new(GATE, "trust", path::TRUST, reason);
+    if Sha256Digest::of(bytes) != boot.trust {
+        return Err(wrong("the machine measured another trust bundle (PCR 15 event 2)"));
+    }
+    let bundle: TrustBundle = canonical::from_slice_exact(bytes).map_err(|e| wrong(&e.to_string()))?;
+    if bundle.version != trust::VERSION || bundle.policy.version != trust::VERSION {
+        return Err(wrong("its version is not known"));
+    }
+    if Certificate::from_pem(bundle.root.as_bytes()).ok().as_ref() != Some(&anchors.root) {
+        return Err(wrong("the machine was given another root"));
+    }
+    if bundle.policy != anchors.policy {
+        return Err(wrong("the machine was given another policy"));
+    }
+    Ok(())
+}
+
+/// Both certificates are in the name of this build at this site.
+fn check_names(quoted: &QuotedEvidence<'_>, configuration: &Configuration) -> Result<(), Finding> {
+    let build_id = &quoted.whole.binding.challenge.build_id;
+    let statement = SpiffeId::statement(&configuration.trust_domain, build_id);
+    let attestation = SpiffeId::attestation(&configuration.trust_domain, build_id);
+    for (expected, found, file) in [
+        (statement, &quoted.whole.statement.id, path::STATEMENT_KEY),
+        (attestation, &quoted.attestation.id, path::ATTESTATION_KEY),
+    ] {
+        if expected.as_ref() != Ok(found) {
+            let reason = format!("it is in the name of {found}, not of this build at this site");
+            return Err(Finding::new(GATE, "certificate_name", file, reason));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! Gate 5: did each step run, in order, under the policy it claims?
+//!
+//! Every record is held against the job (what should have run), the log (what was measured when) and the record before it. All
+//! findings are collected: a person who looks at a failed build wants them all.
+
+mod enforced;
+
+use std::collections::BTreeMap;
+
+use kiln_formats::canonical;
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::dsse::Envelope;
+use kiln_formats::job::{Access, Step};
+use kiln_formats::log;
+use kiln_formats::manifest::{Outcome, path};
+use kiln_formats::names::{Name, PAYLOAD_STATEMENT, PREDICATE_RECORD};
+use kiln_formats::record::{InputSeen, StepRecord};
+use kiln_formats::statement::{Statement, Subject};
+
+use crate::boot::StepEvents;
+use crate::finding::{Finding, Gate};
+use crate::job::AllowedJob;
+
+const GATE: Gate = Gate::Step;
+
+/// The allowed job and its records. That they hold says the absence of findings, not this value.
+#[derive(Debug)]
+pub(crate) struct RecordedSteps<'a> {
+    pub(crate) allowed: AllowedJob<'a>,
+    /// The payload digests of the records, in order.
+    pub(crate) records: Vec<Sha256Digest>,
+}
+
+/// What is carried from one record to the next.
+struct Chain {
+    previous: Sha256Digest,
+    /// What each workspace holds that a step wrote.
+    workspaces: BTreeMap<Name, Sha256Digest>,
+    findings: Vec<Finding>,
+}
+
+impl Chain {
+    fn add(&mut self, code: &'static str, object: impl Into<String>, reason: impl Into<String>) {
+        self.findings.push(Finding::new(GATE, code, object, reason));
+    }
+
+    /// Adds a finding about a field of a record unless `holds`.
+    fn require(&mut self, holds: bool, file: &str, field: &str, reason: &str) {
+        if !holds {
+            self.add("record", format!("{file}: {field}"), reason);
+        }
+    }
+}
+
+/// Checks inputs, steps and records; findings are appended to `findings`.
+pub(crate) fn check<'a>(allowed: AllowedJob<'a>, findings: &mut Vec<Finding>) -> RecordedSteps<'a> {
+    let mut chain =
+        Chain { previous: allowed.decision_sha256, workspaces: BTreeMap::new(), findings: std::mem::take(findings) };
+    check_inputs(&allowed, &mut chain);
+    let steps: Vec<&Step> = allowed.job.steps().collect();
+    let events = &allowed.booted.events.steps;
+    let mut records = Vec::new();
+    let mut failed = false;
+    for (sequence, event) in (0u32..).zip(events) {
+        let Some(step) = steps.get(sequence as usize) else {
+            chain.add("step_unexpected", format!("step-begin of {}", event.name), "the job has no further step");
+            continue;
+        };
+        if failed {
+            chain.add("step_unexpected", format!("step-begin of {}", event.name), "a step ran after one that had failed");
+        }
+        if let Some(record) = check_record(&allowed, sequence, step, event, &mut chain) {
+            failed = !record.exit.is_success();
+        }
+        records.push(chain.previous);
+    }
+    check_outcome(&allowed, events.len(), steps.len(), failed, &mut chain);
+    *findings = chain.findings;
+    RecordedSteps { allowed, records }
+}
+
+/// Every input of the job arrived, as the job names it.
+fn check_inputs(allowed: &AllowedJob<'_>, chain: &mut Chain) {
+    let expected: Vec<_> = allowed.job.job().input.iter().map(|input| (input.name.clone(), input.sha256)).collect();
+    if allowed.booted.events.inputs != expected {
+        chain.add("inputs", path::RUNTIME_LOG, "the measured inputs are not those of the job, in its order");
+    }
+}
+
+fn check_outcome(allowed: &AllowedJob<'_>, ran: usize, steps: usize, failed: bool, chain: &mut Chain) {
+    let outcome = allowed.booted.quoted.whole.manifest.outcome;
+    if ran < steps && !failed {
+        chain.add("step_missing", path::RUNTIME_LOG, format!("{ran} of {steps} steps ran, and none failed"));
+    }
+    if outcome == Outcome::Built && failed {
+        chain.add("outcome", path::MANIFEST, "it says that the job was built, but a step failed");
+    }
+}
+
+/// Checks one record; `None` if there is none to be believed.
+fn check_record(
+    allowed: &AllowedJob<'_>,
+    sequence: u32,
+    step: &Step,
+    event: &StepEvents,
+    chain: &mut Chain,
+) -> Option<StepRecord> {
+    let file = path::record(sequence, &event.name);
+    if event.name != step.name {
+        chain.add("step_order", format!("step-begin of {}", event.name), format!("it was the turn of {}", step.name));
+    }
+    let step_sha256 = step.digest().ok();
+    if step_sha256 != Some(event.begin) {
+        chain.add("step_event", format!("step-begin of {}", event.name), "the machine measured another text of this step");
+    }
+    let (statement, digest) = match read_record(allowed, &file) {
+        Ok(read) => read,
+        Err(finding) => {
+            // The log names the record all the same: the next one must follow it.
+            chain.previous = event.end;
+            chain.findings.push(finding);
+            return None;
+        }
+    };
+    if digest != event.end {
+        chain.add("step_event", format!("step-end of {}", event.name), format!("the machine measured another record than {file}"));
+    }
+    let record = &statement.predicate;
+    let build_id = &allowed.booted.quoted.whole.binding.challenge.build_id;
+    chain.require(record.build_id == *build_id, &file, "buildId", "it is of another build");
+    chain.require(record.sequence == sequence, &file, "sequence", "it is not the record's place");
+    chain.require(record.previous == chain.previous, &file, "previous", "it does not follow the record before it");
+    chain.require(record.step == step.name, &file, "step", "it is of another step");
+    chain.require(Some(record.step_sha256) == step_sha256, &file, "stepSha256", "it is of another text of this step");
+    chain.previous = digest;
+    check_policy(allowed, step, record, &file, chain);
+    check_workspaces(step, record, &file, chain);
+    check_subjects(&statement, &file, chain);
+    check_log(allowed, sequence, step, record, chain);
+    enforced::check(record, &file, &mut chain.findings);
+    Some(statement.predicate)
+}
+
+fn read_record(allowed: &AllowedJob<'_>, file: &str) -> Result<(Statement<StepRecord>, Sha256Digest), Finding> {
+    let whole = &allowed.booted.quoted.whole;
+    let wrong = |e: &dyn std::fmt::Display| Finding::new(GATE, "record", file, e.to_string());
+    let bytes = crate::evidence::bytes(whole.bundle, GATE, file)?;
+    let envelope = Envelope::from_slice_exact(bytes).map_err(|e| wrong(&e))?;
+    let verified = envelope.verify(PAYLOAD_STATEMENT, &[whole.statement.key]).map_err(|e| wrong(&e))?;
+    let statement: Statement<StepRecord> = canonical::from_slice_exact(verified.payload()).map_err(|e| wrong(&e))?;
+    if !statement.is(PREDICATE_RECORD) {
+        return Err(wrong(&"it is no statement with a step record"));
+    }
+    Ok((statement, verified.digest()))
+}
+
+/// The step ran as the job orders: this program, on this image, with these inputs, within these limits.
+fn check_policy(allowed: &AllowedJob<'_>, step: &Step, record: &StepRecord, file: &str, chain: &mut Chain) {
+    let job = allowed.job.job();
+    let image = job.image.iter().find(|image| image.name == step.image).map(|image| image.root_hash);
+    let inputs: Vec<InputSeen> = step
+        .inputs
+        .iter()
+        .filter_map(|name| job.input.iter().find(|input| input.name == *name))
+        .map(|input| InputSeen { name: input.name.clone(), sha256: input.sha256 })
+        .collect();
+    chain.require(Some(record.image_root_hash) == image, file, "imageRootHash", "it is not the image that the job names");
+    chain.require(record.argv == step.argv, file, "argv", "it is not the job's");
+    chain.require(record.env == step.env, file, "env", "it is not the job's");
+    chain.require(record.workdir == step.workdir, file, "workdir", "it is not the job's");
+    chain.require(record.inputs == inputs, file, "inputs", "they are not the job's");
+    chain.require(record.limits == step.limits, file, "limits", "they are not the job's");
+}
+
+/// Workspaces are those of the job, are handed on unchanged, and change only where the step may write.
+fn check_workspaces(step: &Step, record: &StepRecord, file: &str, chain: &mut Chain) {
+    let seen = record.workspaces.iter().map(|seen| (&seen.name, seen.access));
+    let ordered = step.workspaces.iter().map(|usage| (&usage.name, usage.access));
+    chain.require(seen.eq(ordered), file, "workspaces", "they are not the job's");
+    for seen in &record.workspaces {
+        let field = format!("workspaces.{}", seen.name);
+        let written = chain.workspaces.get(&seen.name).copied();
+        match seen.access {
+            Access::Ro => {
+                chain.require(seen.after == seen.before, file, &field, "a read-only workspace changed");
+                chain.require(written == Some(seen.before), file, &field, "it is not what the step that wrote it left");
+            }
+            Access::Rw => {
+                chain.require(written.is_none(), file, &field, "a second step wrote it");
+                chain.workspaces.insert(seen.name.clone(), seen.after);
+            }
+        }
+    }
+}
+
+/// The statement is about what the step wrote, and about nothing else.
+fn check_subjects(statement: &Statement<StepRecord>, file: &str, chain: &mut Chain) {
+    let record = &statement.predicate;
+    let written = record.workspaces.iter().filter(|seen| seen.access == Access::Rw);
+    let mut expected: Vec<Subject> =
+        written.map(|seen| Subject::new(format!("workspace/{}", seen.name), seen.after)).collect();
+    expected.push(Subject::new(format!("log/{}", record.step), record.log.sha256));
+    let by_name = |subjects: &[Subject]| {
+        subjects.iter().map(|subject| (subject.name.clone(), subject.digest.sha256)).collect::<BTreeMap<_, _>>()
+    };
+    let same = by_name(&statement.subject) == by_name(&expected) && statement.subject.len() == expected.len();
+    chain.require(same, file, "subject", "the statement is not about what the step wrote and its log");
+}
+
+/// The log is the one of the record, whole, and no longer than allowed.
+fn check_log(allowed: &AllowedJob<'_>, sequence: u32, step: &Step, record: &StepRecord, chain: &mut Chain) {
+    let file = path::log(sequence, &record.step);
+    let bytes = match crate::evidence::bytes(allowed.booted.quoted.whole.bundle, GATE, &file) {
+        Ok(bytes) => bytes,
+        Err(finding) => return chain.findings.push(finding),
+    };
+    chain.require(Sha256Digest::of(bytes) == record.log.sha256, &file, "log", "it is not the log of the record");
+    let mut rest = bytes;
+    let mut kept_bytes = 0u64;
+    while let Ok(Some((frame, after))) = log::split_first(rest) {
+        kept_bytes += frame.bytes.len() as u64;
+        rest = after;
+    }
+    chain.require(rest.is_empty(), &file, "log", "it does not consist of whole frames");
+    let counted = kept_bytes == record.log.kept_bytes && kept_bytes <= record.log.written_bytes;
+    chain.require(counted, &file, "log", "its length is not that of the record");
+    chain.require(kept_bytes <= step.limits.log_bytes, &file, "log", "it is longer than the job allows");
+}
