@@ -1,3 +1,7 @@
-//! PID 1 of the build machine and its only program.
+//! The appliance's only program. What it does is in `lib.rs`, in reading order.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    kiln_init::start(|_socket| ExitCode::FAILURE)
+}

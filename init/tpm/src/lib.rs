@@ -11,7 +11,6 @@ use std::path::Path;
 use std::str::FromStr as _;
 
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::event::Event;
 use kiln_formats::pcr::{Bank, BankDigest, PcrIndex};
 use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::CapabilityType;
@@ -90,6 +89,9 @@ pub enum TpmError {
         /// The `TPM_ALG_ID`.
         algorithm: u16,
     },
+    /// Digests for other banks than the active ones.
+    #[error("the digests to extend are not one for each active bank, in order")]
+    Banks,
     /// The bank that we quote is not active.
     #[error("the TPM has no active SHA-256 PCR bank")]
     NoSha256Bank,
@@ -118,14 +120,15 @@ impl Tpm {
 
     fn connect(way: TctiNameConf) -> Result<Self, TpmError> {
         let mut context = Context::new(way).map_err(|source| TpmError::Open { source })?;
-        let banks = active_banks(&mut context)?;
+        let mut banks = active_banks(&mut context)?;
+        banks.sort_unstable();
         if !banks.contains(&Bank::Sha256) {
             return Err(TpmError::NoSha256Bank);
         }
         Ok(Self { context, banks })
     }
 
-    /// The active banks.
+    /// The active banks, ascending.
     #[must_use]
     pub fn banks(&self) -> &[Bank] {
         &self.banks
@@ -147,25 +150,24 @@ impl Tpm {
         }
     }
 
-    /// Extends PCR 15 with the hash of the event's text, in every active bank, and says with what.
+    /// Extends PCR 15 with one digest in each active bank.
     ///
     /// # Errors
-    /// [`TpmError::Command`]; the register is then in a state that no log describes.
-    pub fn extend(&mut self, event: &Event) -> Result<Vec<BankDigest>, TpmError> {
+    /// [`TpmError::Banks`] if a bank would be left behind or is not active; [`TpmError::Command`], after which the register is
+    /// in a state that no log describes.
+    pub fn extend(&mut self, digests: &[BankDigest]) -> Result<(), TpmError> {
         const COMMAND: &str = "TPM2_PCR_Extend";
-        let text = event.to_string();
-        let digest =
-            |bank: &Bank| bank.hash(text.as_bytes()).ok_or(TpmError::UnknownBank { algorithm: bank.algorithm() });
-        let digests = self.banks.iter().map(digest).collect::<Result<Vec<_>, _>>()?;
+        if digests.iter().map(BankDigest::bank).ne(self.banks.iter().copied()) {
+            return Err(TpmError::Banks);
+        }
         let mut values = DigestValues::new();
-        for digest in &digests {
+        for digest in digests {
             let value = Digest::try_from(digest.as_bytes()).map_err(failed(COMMAND))?;
             values.set(algorithm(digest.bank()).map_err(failed(COMMAND))?, value);
         }
         self.context
             .execute_with_session(Some(AuthSession::Password), |context| context.pcr_extend(PcrHandle::Pcr15, values))
-            .map_err(failed(COMMAND))?;
-        Ok(digests)
+            .map_err(failed(COMMAND))
     }
 
     /// Makes the attestation key: ECC P-256, restricted to signing what the TPM itself made, under the endorsement hierarchy.

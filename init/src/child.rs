@@ -1,0 +1,69 @@
+//! What becomes of the builder's process before it is the builder.
+//!
+//! It starts as PID 1's program under another name, with an empty environment, the console as output and the socket to PID 1 as
+//! its standard input. Single-threaded until it hands over, because the sandbox forks its launcher first.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use rustix::io::Errno;
+use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
+
+/// What neither the builder nor a step may do, root or not: power is PID 1's, the kernel and its clock are nobody's.
+const TAKEN: [CapabilitySet; 10] = [
+    CapabilitySet::SYS_BOOT,
+    CapabilitySet::SYS_MODULE,
+    CapabilitySet::SYS_RAWIO,
+    CapabilitySet::SYS_TIME,
+    CapabilitySet::SYSLOG,
+    CapabilitySet::MAC_ADMIN,
+    CapabilitySet::MAC_OVERRIDE,
+    CapabilitySet::BPF,
+    CapabilitySet::PERFMON,
+    CapabilitySet::WAKE_ALARM,
+];
+
+/// Why the builder does not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChildError {
+    /// Its descriptors.
+    #[error("the builder cannot take its socket")]
+    Socket {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Its capabilities.
+    #[error("the builder cannot give up capabilities")]
+    Capabilities {
+        /// What the kernel said.
+        source: Errno,
+    },
+}
+
+/// Takes the socket from standard input, which becomes `/dev/null`, and gives up [`TAKEN`].
+///
+/// # Errors
+/// [`ChildError`].
+pub(crate) fn prepare() -> Result<UnixStream, ChildError> {
+    give_up_capabilities().map_err(|source| ChildError::Capabilities { source })?;
+    take_socket().map_err(|source| ChildError::Socket { source })
+}
+
+fn take_socket() -> io::Result<UnixStream> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+    let null = OpenOptions::new().read(true).open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    Ok(UnixStream::from(socket))
+}
+
+fn give_up_capabilities() -> Result<(), Errno> {
+    let mut sets = capabilities(None)?;
+    for capability in TAKEN {
+        remove_capability_from_bounding_set(capability)?;
+        sets.effective.remove(capability);
+        sets.permitted.remove(capability);
+        sets.inheritable.remove(capability);
+    }
+    set_capabilities(None, sets)
+}

@@ -1,0 +1,134 @@
+//! Answers, against registers that only count. The order itself is tested in `order`, the real TPM in `kiln-tpm`.
+
+use super::*;
+use ed25519_dalek::VerifyingKey;
+use ed25519_dalek::pkcs8::DecodePublicKey as _;
+use kiln_formats::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
+use kiln_formats::runtime_log::{BootId, RuntimeLog};
+use kiln_tpm::{SignedQuote, TpmError};
+
+/// PCR 15 without a TPM; a quote is the register's value.
+struct Fake {
+    pcr: BankDigest,
+    broken: bool,
+}
+
+impl Registers for Fake {
+    fn extend(&mut self, digests: &[BankDigest]) -> Result<(), TpmError> {
+        match digests {
+            [digest] if !self.broken => {
+                self.pcr = self.pcr.extend(digest).unwrap();
+                Ok(())
+            }
+            _ => Err(TpmError::Banks),
+        }
+    }
+
+    fn quote(&mut self, qualifying: &Sha256Digest) -> Result<SignedQuote, TpmError> {
+        Ok(SignedQuote { attest: self.pcr.as_bytes().to_vec(), signature: qualifying.as_bytes().to_vec() })
+    }
+}
+
+fn custody(broken: bool) -> Result<Custody<Fake>, CustodyError> {
+    let registers = Fake { pcr: BankDigest::zero(Bank::Sha256), broken };
+    let boot_id = BootId::from_kernel_text("189c18dd-7ba2-45f3-8cf4-9d9ac154b525\n").unwrap();
+    let ledger = Ledger::new(registers, boot_id, &[Bank::Sha256], || 7).unwrap();
+    let identity = Identity {
+        ak_public: Blob(b"ak".to_vec()),
+        statement_key: Blob::default(),
+        firmware_log: Blob::default(),
+        init_uptime_us: 3,
+    };
+    Custody::new(ledger, Sha256Digest::of(b"init"), &Zeroizing::new([5; 32]), identity)
+}
+
+fn attested() -> (Custody<Fake>, Quote) {
+    let mut custody = custody(false).unwrap();
+    ask(&mut custody, measure(Measurement::Configuration { bytes: Blob(b"{}".to_vec()) }));
+    ask(&mut custody, measure(Measurement::Trust { bytes: Blob(b"[]".to_vec()) }));
+    let qualifying = Sha256Digest::of(b"binding");
+    let Reply::Quote(quote) = ask(&mut custody, Request::Quote { which: WhichQuote::First, qualifying }) else {
+        panic!("no quote");
+    };
+    (custody, quote)
+}
+
+fn measure(what: Measurement) -> Request {
+    Request::Measure { what }
+}
+
+fn event(event: Event) -> Request {
+    measure(Measurement::Event { event })
+}
+
+fn ask(custody: &mut Custody<Fake>, request: Request) -> Reply {
+    match custody.answer(request).unwrap() {
+        Answer::Reply(reply) => reply,
+        Answer::End(outcome) => panic!("ended as {outcome:?}"),
+    }
+}
+
+#[test]
+fn the_log_explains_the_register_and_holds_what_was_received() {
+    let (_, quote) = attested();
+    let log = RuntimeLog::parse(&quote.runtime_log.0).unwrap();
+    let events: Vec<_> = log.records().iter().map(|record| record.event.clone()).collect();
+    let init = Event::Init(Sha256Digest::of(b"init"));
+    let configuration = Event::Configuration(Sha256Digest::of(b"{}"));
+    assert_eq!(events, [init, configuration, Event::Trust(Sha256Digest::of(b"[]"))]);
+    let mut values = PcrValues::new();
+    log.fold_into(&mut values, 3);
+    assert_eq!(values.get(Bank::Sha256, PcrIndex::RUNTIME).unwrap().as_bytes(), quote.attest.0);
+    assert_eq!(quote.signature.0, Sha256Digest::of(b"binding").as_bytes());
+}
+
+#[test]
+fn signatures_are_of_the_key_that_hello_names_and_of_the_labels_type() {
+    let (mut custody, _) = attested();
+    let Reply::Identity(identity) = ask(&mut custody, Request::Hello) else { panic!("no identity") };
+    let key = VerifyingKey::from_public_key_der(&identity.statement_key.0).unwrap();
+    let job_sha256 = Sha256Digest::of(b"job");
+    ask(&mut custody, event(Event::Job(job_sha256)));
+    assert_eq!(ask(&mut custody, Request::Allow { job_sha256 }), Reply::Allowed);
+    assert_eq!(ask(&mut custody, event(Event::Decision(Sha256Digest::of(b"yes")))), Reply::Measured);
+    let sign = Request::Sign { label: Label::Decision, payload: Blob(b"yes".to_vec()) };
+    let Reply::Signature { signature } = ask(&mut custody, sign) else { panic!("no signature") };
+    let envelope = dsse::Envelope::new(Label::Decision.payload_type(), b"yes", &signature.0.try_into().unwrap());
+    assert_eq!(envelope.verify(Label::Decision.payload_type(), &[key]).unwrap().payload(), b"yes");
+}
+
+#[test]
+fn refusals_are_answered_and_leave_no_trace() {
+    let (mut custody, _) = attested();
+    ask(&mut custody, event(Event::Job(Sha256Digest::of(b"job"))));
+    let before = ask(&mut custody, Request::RuntimeLog);
+    let second = ask(&mut custody, event(Event::Job(Sha256Digest::of(b"another"))));
+    assert_eq!(second, Reply::Refused { refusal: Refusal::OneShot });
+    let label = Label::Record { step: "make".parse().unwrap() };
+    let record = ask(&mut custody, Request::Sign { label, payload: Blob(b"record".to_vec()) });
+    assert_eq!(record, Reply::Refused { refusal: Refusal::NoAdmissionLabel });
+    assert_eq!(ask(&mut custody, Request::RuntimeLog), before);
+}
+
+#[test]
+fn whatever_else_is_not_next_ends_the_machine() {
+    let early = [
+        event(Event::Job(Sha256Digest::of(b"job"))),
+        measure(Measurement::Trust { bytes: Blob::default() }),
+        Request::Quote { which: WhichQuote::First, qualifying: Sha256Digest::of(b"") },
+        Request::Sign { label: Label::Manifest, payload: Blob::default() },
+        Request::Allow { job_sha256: Sha256Digest::of(b"job") },
+        Request::Done { outcome: Outcome::Refused },
+        // A digest in place of the bytes, though its moment has come.
+        event(Event::Configuration(Sha256Digest::of(b"{}"))),
+    ];
+    for request in early {
+        let answer = custody(false).unwrap().answer(request.clone());
+        assert!(matches!(answer, Err(CustodyError::Order(_))), "{request:?}: {answer:?}");
+    }
+}
+
+#[test]
+fn a_measurement_that_fails_ends_the_machine() {
+    assert!(matches!(custody(true), Err(CustodyError::Measure(MeasureError::Tpm(TpmError::Banks)))));
+}

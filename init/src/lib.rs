@@ -1,0 +1,104 @@
+//! PID 1 of a machine that exists for one build.
+//!
+//! What happens, in this order: PID 1 protects itself; the file systems; the kernel's settings; what the kernel must offer; the
+//! TPM, with the registers that must be zero; PID 1 measures its own program, the first event in PCR 15; the builder starts as a
+//! child; PID 1 answers it ([`kiln_builder::custody`] has the order that it insists on) until the job has ended; power off.
+//! Whatever fails on the way is a fault: one line on the console, no evidence, power off.
+//!
+//! [`start`] takes the builder as an argument, so that `examples/rehearsal.rs` plays a whole life against a real kernel and TPM
+//! without a link. Deliberately absent: a shell, a service manager, a network, any file that is read for configuration, any way
+//! to go on after something failed.
+
+#![deny(unsafe_code)]
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+
+use kiln_builder::custody::Identity;
+use kiln_formats::link::Blob;
+use kiln_formats::manifest::Outcome;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::system::{RebootCommand, reboot};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::custody::Custody;
+use crate::fault::Fault;
+use crate::measure::{Anchor, Ledger};
+
+mod child;
+mod custody;
+mod fault;
+mod features;
+mod measure;
+mod mounts;
+mod order;
+mod power;
+mod supervise;
+mod sys;
+mod sysctl;
+
+/// The program that runs, whatever its path was.
+const PROGRAM: &str = "/proc/self/exe";
+
+/// Under this name the program is the builder.
+const BUILDER: &str = "kiln-builder";
+
+/// The appliance's only program: PID 1, or the builder if it is called `kiln-builder`. `builder` gets the socket to PID 1, in a
+/// process that has one thread, and what it returns is that process's exit status.
+pub fn start(builder: fn(UnixStream) -> ExitCode) -> ExitCode {
+    if std::env::args_os().next().is_some_and(|name| name == BUILDER) {
+        return match child::prepare() {
+            Ok(socket) => builder(socket),
+            Err(error) => {
+                eprintln!("{}", Fault::from(error).line());
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if std::process::id() != 1 {
+        eprintln!("kiln-init is PID 1 of a build machine and does nothing elsewhere");
+        return ExitCode::from(2);
+    }
+    power::off_on_panic();
+    match live() {
+        Ok(outcome) => power::off(&format!("kiln: done: {outcome:?}")),
+        Err(fault) => power::off(&fault.line()),
+    }
+}
+
+/// The one life of the machine.
+fn live() -> Result<Outcome, Fault> {
+    let init_uptime_us = uptime_us();
+    harden()?;
+    mounts::mount_all()?;
+    sysctl::set_all(Path::new("/proc/sys"))?;
+    features::check()?;
+    let firmware_log = measure::firmware_log()?;
+    let anchor = Anchor::open()?;
+    let identity = Identity {
+        ak_public: Blob(anchor.public().to_vec()),
+        statement_key: Blob::default(),
+        firmware_log: Blob(firmware_log),
+        init_uptime_us,
+    };
+    let banks = anchor.banks().to_vec();
+    let ledger = Ledger::new(anchor, measure::boot_id()?, &banks, uptime_us)?;
+    let custody = Custody::new(ledger, measure::own_digest()?, &custody::seed()?, identity)?;
+    supervise::run(custody)
+}
+
+/// Nobody reads PID 1's memory, it leaves no dump, and no key combination restarts the machine.
+fn harden() -> Result<(), Fault> {
+    let failed = |what: &'static str| move |source| Fault::Harden { what, source };
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("refuse dumps"))?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(failed("limit dumps"))?;
+    reboot(RebootCommand::CadOff).map_err(failed("turn off the restart keys"))
+}
+
+/// `CLOCK_BOOTTIME` in microseconds.
+fn uptime_us() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000
+}

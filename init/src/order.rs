@@ -1,0 +1,220 @@
+//! The order in which a machine's one life goes, and nothing else: no TPM, no key, no bytes.
+//!
+//! [`Order`] is asked before each act; a yes is recorded at once, because an act that fails after it ends the machine. What
+//! holds after any sequence of yeses: one job, at most one ALLOW, nothing signed but the payload that the last event names, no
+//! record of a step without an ALLOW and its begin, nothing measured after `final`, nothing at all after the last quote.
+
+use std::collections::BTreeSet;
+
+use kiln_builder::custody::{Label, Refusal, WhichQuote};
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::event::Event;
+use kiln_formats::manifest::Outcome;
+use kiln_formats::names::Name;
+
+#[cfg(test)]
+mod tests;
+
+/// Where the machine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    /// Nothing is measured.
+    Started,
+    /// PID 1's program is.
+    Identified,
+    /// So is the configuration.
+    Configured,
+    /// So is the trust bundle.
+    Trusted,
+    /// The first quote was made.
+    Attested,
+    /// A job is there, undecided.
+    Offered { job: Sha256Digest },
+    /// It is admitted; the decision is not measured yet.
+    Allowed,
+    /// It is not, and never will be.
+    Denied,
+    /// Inputs arrive; no step has begun.
+    Supplied,
+    /// A step runs.
+    Running { step: Name },
+    /// A step has ended.
+    Paused,
+    /// At least one output is measured.
+    Collected,
+    /// The provenance is.
+    Stated,
+    /// The manifest is.
+    Listed { built: bool },
+    /// `final` is.
+    Finished { built: bool },
+    /// The last quote was made.
+    Closed { built: bool },
+}
+
+/// Why an act is not the next one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    /// It is answered with no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Something else comes first.
+    #[error("{act} is out of order")]
+    OutOfOrder {
+        /// What was asked for.
+        act: String,
+    },
+    /// The payload that the last event names is not signed yet.
+    #[error("{act} comes before the signature of what was measured last")]
+    Unsigned {
+        /// What was asked for.
+        act: String,
+    },
+    /// A payload, or a job, with another digest than what was measured.
+    #[error("{act} names something else than what was measured")]
+    Other {
+        /// What was asked for.
+        act: String,
+    },
+    /// A second input, step or output of a name.
+    #[error("{act} is the second of its name")]
+    Twice {
+        /// What was asked for.
+        act: String,
+    },
+}
+
+/// How far the machine is.
+#[derive(Debug)]
+pub(crate) struct Order {
+    stage: Stage,
+    unsigned: Option<(Label, Sha256Digest)>,
+    inputs: BTreeSet<Name>,
+    steps: BTreeSet<Name>,
+    outputs: BTreeSet<Name>,
+}
+
+impl Order {
+    /// A machine that has done nothing.
+    pub(crate) fn new() -> Self {
+        let (inputs, steps, outputs) = Default::default();
+        Self { stage: Stage::Started, unsigned: None, inputs, steps, outputs }
+    }
+
+    /// May this event be measured now?
+    ///
+    /// # Errors
+    /// [`Violation`]; a second job is [`Refusal::OneShot`].
+    pub(crate) fn measure(&mut self, event: &Event) -> Result<(), Violation> {
+        let act = || event.to_string();
+        if matches!(event, Event::Job(_)) && self.has_had_a_job() {
+            return Err(Refusal::OneShot.into());
+        }
+        if self.unsigned.is_some() {
+            return Err(Violation::Unsigned { act: act() });
+        }
+        let (next, unsigned) = match (&self.stage, event) {
+            (Stage::Started, Event::Init(_)) => (Stage::Identified, None),
+            (Stage::Identified, Event::Configuration(_)) => (Stage::Configured, None),
+            (Stage::Configured, Event::Trust(_)) => (Stage::Trusted, None),
+            (Stage::Attested, Event::Job(job)) => (Stage::Offered { job: *job }, None),
+            (Stage::Offered { .. }, Event::Decision(digest)) => (Stage::Denied, Some((Label::Decision, *digest))),
+            (Stage::Allowed, Event::Decision(digest)) => (Stage::Supplied, Some((Label::Decision, *digest))),
+            (Stage::Supplied, Event::Input(name, _)) => {
+                first_of_name(&mut self.inputs, name, act)?;
+                (Stage::Supplied, None)
+            }
+            (Stage::Supplied | Stage::Paused, Event::StepBegin(name, _)) => {
+                first_of_name(&mut self.steps, name, act)?;
+                (Stage::Running { step: name.clone() }, None)
+            }
+            (Stage::Running { step }, Event::StepEnd(name, digest)) if step == name => {
+                (Stage::Paused, Some((Label::Record { step: name.clone() }, *digest)))
+            }
+            (Stage::Paused | Stage::Collected, Event::Output(name, _)) => {
+                first_of_name(&mut self.outputs, name, act)?;
+                (Stage::Collected, None)
+            }
+            (Stage::Paused | Stage::Collected, Event::Provenance(digest)) => {
+                (Stage::Stated, Some((Label::Provenance, *digest)))
+            }
+            (Stage::Paused | Stage::Collected, Event::Manifest(digest)) => {
+                (Stage::Listed { built: false }, Some((Label::Manifest, *digest)))
+            }
+            (Stage::Stated, Event::Manifest(digest)) => {
+                (Stage::Listed { built: true }, Some((Label::Manifest, *digest)))
+            }
+            (Stage::Listed { built }, Event::Final) => (Stage::Finished { built: *built }, None),
+            _ => return Err(Violation::OutOfOrder { act: act() }),
+        };
+        self.stage = next;
+        self.unsigned = unsigned;
+        Ok(())
+    }
+
+    /// May the measured job be admitted now?
+    ///
+    /// # Errors
+    /// [`Refusal::OneShot`] if a job was decided on before; [`Violation::Other`] for another job than the measured one.
+    pub(crate) fn allow(&mut self, job: &Sha256Digest) -> Result<(), Violation> {
+        let act = || format!("allow {job}");
+        match &self.stage {
+            Stage::Offered { job: measured } if measured == job => self.stage = Stage::Allowed,
+            Stage::Offered { .. } => return Err(Violation::Other { act: act() }),
+            _ if self.has_had_a_job() => return Err(Refusal::OneShot.into()),
+            _ => return Err(Violation::OutOfOrder { act: act() }),
+        }
+        Ok(())
+    }
+
+    /// May a payload with this digest be signed now?
+    ///
+    /// # Errors
+    /// [`Refusal::NoAdmissionLabel`] for the record of a step that has not been admitted, begun and ended; [`Violation`].
+    pub(crate) fn sign(&mut self, label: &Label, payload: &Sha256Digest) -> Result<(), Violation> {
+        let act = || format!("a signature as {label:?}");
+        match &self.unsigned {
+            Some((awaited, digest)) if awaited == label && digest == payload => {
+                self.unsigned = None;
+                Ok(())
+            }
+            Some((awaited, _)) if awaited == label => Err(Violation::Other { act: act() }),
+            _ if matches!(label, Label::Record { .. }) => Err(Refusal::NoAdmissionLabel.into()),
+            _ => Err(Violation::OutOfOrder { act: act() }),
+        }
+    }
+
+    /// May this quote be made now?
+    ///
+    /// # Errors
+    /// [`Violation::OutOfOrder`].
+    pub(crate) fn quote(&mut self, which: WhichQuote) -> Result<(), Violation> {
+        self.stage = match (&self.stage, which) {
+            (Stage::Trusted, WhichQuote::First) => Stage::Attested,
+            (Stage::Finished { built }, WhichQuote::Last) => Stage::Closed { built: *built },
+            _ => return Err(Violation::OutOfOrder { act: format!("the {which:?} quote") }),
+        };
+        Ok(())
+    }
+
+    /// Did the machine's life end so?
+    ///
+    /// # Errors
+    /// [`Violation::OutOfOrder`].
+    pub(crate) fn done(&self, outcome: Outcome) -> Result<(), Violation> {
+        let so = match outcome {
+            Outcome::Built => self.stage == Stage::Closed { built: true },
+            Outcome::StepFailed => self.stage == Stage::Closed { built: false },
+            Outcome::Refused => self.stage == Stage::Denied && self.unsigned.is_none(),
+        };
+        if so { Ok(()) } else { Err(Violation::OutOfOrder { act: format!("the end as {outcome:?}") }) }
+    }
+
+    fn has_had_a_job(&self) -> bool {
+        !matches!(self.stage, Stage::Started | Stage::Identified | Stage::Configured | Stage::Trusted | Stage::Attested)
+    }
+}
+
+fn first_of_name(names: &mut BTreeSet<Name>, name: &Name, act: impl FnOnce() -> String) -> Result<(), Violation> {
+    if names.insert(name.clone()) { Ok(()) } else { Err(Violation::Twice { act: act() }) }
+}

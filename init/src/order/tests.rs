@@ -1,0 +1,196 @@
+//! Every act at every moment: only the next one passes.
+
+use super::*;
+
+/// Everything that can be asked of [`Order`].
+#[derive(Debug, Clone, PartialEq)]
+enum Act {
+    Measure(Event),
+    Allow(Sha256Digest),
+    Sign(Label, Sha256Digest),
+    Quote(WhichQuote),
+    Done(Outcome),
+}
+
+fn digest(of: &str) -> Sha256Digest {
+    Sha256Digest::of(of.as_bytes())
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn record(step: &str) -> Label {
+    Label::Record { step: name(step) }
+}
+
+fn attempt(order: &mut Order, act: &Act) -> Result<(), Violation> {
+    match act {
+        Act::Measure(event) => order.measure(event),
+        Act::Allow(job) => order.allow(job),
+        Act::Sign(label, payload) => order.sign(label, payload),
+        Act::Quote(which) => order.quote(*which),
+        Act::Done(outcome) => order.done(*outcome),
+    }
+}
+
+fn after(acts: &[Act]) -> Order {
+    let mut order = Order::new();
+    acts.iter().for_each(|act| attempt(&mut order, act).unwrap_or_else(|violation| panic!("{act:?}: {violation}")));
+    order
+}
+
+/// A whole life: one input, two steps, one output.
+fn life() -> Vec<Act> {
+    vec![
+        Act::Measure(Event::Init(digest("init"))),
+        Act::Measure(Event::Configuration(digest("configuration"))),
+        Act::Measure(Event::Trust(digest("trust"))),
+        Act::Quote(WhichQuote::First),
+        Act::Measure(Event::Job(digest("job"))),
+        Act::Allow(digest("job")),
+        Act::Measure(Event::Decision(digest("decision"))),
+        Act::Sign(Label::Decision, digest("decision")),
+        Act::Measure(Event::Input(name("source"), digest("source"))),
+        Act::Measure(Event::StepBegin(name("configure"), digest("spec 1"))),
+        Act::Measure(Event::StepEnd(name("configure"), digest("record 1"))),
+        Act::Sign(record("configure"), digest("record 1")),
+        Act::Measure(Event::StepBegin(name("make"), digest("spec 2"))),
+        Act::Measure(Event::StepEnd(name("make"), digest("record 2"))),
+        Act::Sign(record("make"), digest("record 2")),
+        Act::Measure(Event::Output(name("libz.a"), digest("libz.a"))),
+        Act::Measure(Event::Provenance(digest("provenance"))),
+        Act::Sign(Label::Provenance, digest("provenance")),
+        Act::Measure(Event::Manifest(digest("manifest"))),
+        Act::Sign(Label::Manifest, digest("manifest")),
+        Act::Measure(Event::Final),
+        Act::Quote(WhichQuote::Last),
+        Act::Done(Outcome::Built),
+    ]
+}
+
+/// The acts that may stand in for the next one of [`life`]: what a shorter or an unhappy life does there.
+fn other_ways(at: usize) -> Vec<Act> {
+    let life = life();
+    let of_life =
+        |numbers: &[usize]| numbers.iter().filter_map(|number| life.get(*number)).cloned().collect::<Vec<_>>();
+    match at {
+        // A denial.
+        5 => of_life(&[6]),
+        // No input; the second step first.
+        8 => of_life(&[9, 12]),
+        9 => of_life(&[12]),
+        // One step and then outputs, the provenance, or the manifest of a failed step.
+        12 => of_life(&[15, 16, 18]),
+        // A second step is the last; its outputs are none.
+        15 => of_life(&[16, 18]),
+        // An output was not as declared.
+        16 => of_life(&[18]),
+        _ => Vec::new(),
+    }
+}
+
+#[test]
+fn at_every_moment_only_the_next_act_passes() {
+    let life = life();
+    for at in 0..life.len() {
+        let others = other_ways(at);
+        for act in life.iter().chain([&Act::Done(Outcome::StepFailed), &Act::Done(Outcome::Refused)]) {
+            let mut order = after(&life[..at]);
+            let passes = attempt(&mut order, act).is_ok();
+            let expected = life.get(at) == Some(act) || others.contains(act);
+            assert_eq!(passes, expected, "after {at} acts: {act:?}");
+        }
+    }
+}
+
+#[test]
+fn a_no_changes_nothing() {
+    let life = life();
+    let mut order = Order::new();
+    for (at, next) in life.iter().enumerate() {
+        let others = other_ways(at);
+        for act in life.iter().filter(|act| *act != next && !others.contains(act)) {
+            assert!(attempt(&mut order, act).is_err());
+        }
+        attempt(&mut order, next).unwrap();
+    }
+}
+
+#[test]
+fn one_machine_has_one_job() {
+    let life = life();
+    // From the job on, until the very end.
+    for at in 5..life.len() {
+        let second = Act::Measure(Event::Job(digest("another job")));
+        assert_eq!(attempt(&mut after(&life[..at]), &second), Err(Refusal::OneShot.into()), "after {at} acts");
+    }
+    for at in 6..life.len() {
+        let again = Act::Allow(digest("job"));
+        assert_eq!(attempt(&mut after(&life[..at]), &again), Err(Refusal::OneShot.into()), "after {at} acts");
+    }
+}
+
+#[test]
+fn no_record_is_signed_for_a_step_that_was_not_admitted_and_begun() {
+    let life = life();
+    let sign = Act::Sign(record("configure"), digest("record 1"));
+    for at in 0..life.len() {
+        let answer = attempt(&mut after(&life[..at]), &sign);
+        assert_eq!(answer, if at == 11 { Ok(()) } else { Err(Refusal::NoAdmissionLabel.into()) }, "after {at} acts");
+    }
+    // A denied job has no steps.
+    let mut denied = after(&life[..5]);
+    attempt(&mut denied, &life[6]).unwrap();
+    attempt(&mut denied, &life[7]).unwrap();
+    assert!(matches!(attempt(&mut denied, &life[9]), Err(Violation::OutOfOrder { .. })));
+    assert_eq!(attempt(&mut denied, &sign), Err(Refusal::NoAdmissionLabel.into()));
+    assert_eq!(attempt(&mut denied, &Act::Allow(digest("job"))), Err(Refusal::OneShot.into()));
+    assert_eq!(denied.done(Outcome::Refused), Ok(()));
+}
+
+#[test]
+fn only_what_was_measured_is_admitted_and_signed() {
+    let life = life();
+    let mut order = after(&life[..5]);
+    assert!(matches!(order.allow(&digest("another job")), Err(Violation::Other { .. })));
+    let mut order = after(&life[..7]);
+    assert!(matches!(order.sign(&Label::Decision, &digest("another")), Err(Violation::Other { .. })));
+    assert!(matches!(order.sign(&Label::Manifest, &digest("decision")), Err(Violation::OutOfOrder { .. })));
+    let mut order = after(&life[..11]);
+    assert!(matches!(order.sign(&record("configure"), &digest("another")), Err(Violation::Other { .. })));
+    assert_eq!(order.sign(&record("make"), &digest("record 1")), Err(Refusal::NoAdmissionLabel.into()));
+}
+
+#[test]
+fn a_denied_job_ends_only_after_its_decision_was_signed() {
+    let life = life();
+    let mut order = after(&life[..5]);
+    attempt(&mut order, &life[6]).unwrap();
+    assert!(order.done(Outcome::Refused).is_err());
+    attempt(&mut order, &life[7]).unwrap();
+    assert!(order.done(Outcome::Built).is_err());
+    assert_eq!(order.done(Outcome::Refused), Ok(()));
+}
+
+#[test]
+fn a_step_that_ends_is_the_one_that_began_and_comes_once() {
+    let life = life();
+    let mut order = after(&life[..10]);
+    let other = Event::StepEnd(name("make"), digest("record 1"));
+    assert!(matches!(order.measure(&other), Err(Violation::OutOfOrder { .. })));
+    let mut order = after(&life[..12]);
+    let again = Event::StepBegin(name("configure"), digest("spec 3"));
+    assert!(matches!(order.measure(&again), Err(Violation::Twice { .. })));
+}
+
+#[test]
+fn a_failed_step_ends_without_provenance() {
+    let life = life();
+    let mut order = after(&life[..12]);
+    for act in life.get(18..22).unwrap() {
+        attempt(&mut order, act).unwrap();
+    }
+    assert!(order.done(Outcome::Built).is_err());
+    assert_eq!(order.done(Outcome::StepFailed), Ok(()));
+}

@@ -1,0 +1,35 @@
+//! The end of the machine: whatever happened, it is powered off and says why.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::system::{RebootCommand, reboot};
+
+use crate::fault;
+
+/// Makes a panic the fault that it is. Source: a PID 1 that exits is a kernel panic, whose message names no reason.
+pub(crate) fn off_on_panic() {
+    std::panic::set_hook(Box::new(|panic| off(&fault::line("panic", &panic.to_string()))));
+}
+
+/// Ends every process, says `line` on the console and powers off.
+pub(crate) fn off(line: &str) -> ! {
+    // Nobody else writes to the console after this, and a failure to end what is not there is none.
+    let nobody_left = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    let mut console = std::io::stderr();
+    // There is nobody to tell that the console does not work.
+    let said = writeln!(console, "{line}").and_then(|()| console.flush());
+    let drained = rustix::termios::tcdrain(&console);
+    drop((nobody_left, said, drained));
+    rustix::fs::sync();
+    for command in [RebootCommand::PowerOff, RebootCommand::Halt] {
+        if let Err(error) = reboot(command) {
+            drop(writeln!(console, "kiln: {command:?} failed: {error}"));
+        }
+    }
+    loop {
+        std::thread::sleep(Duration::MAX);
+    }
+}
