@@ -1,1 +1,39 @@
-//! Confines one build step and reports what the kernel really enforced.
+//! Confines one build step and reports what the kernel really enforced. Knows nothing of jobs.
+//!
+//! In reading order: a [`Policy`] says what a step may be; a [`Launcher`], forked while the process was single-threaded, starts it
+//! (`view` plans its mount table, `stage` builds it and takes every privilege off, `filter` is its system call filter, `cgroup`
+//! its limits); `readback` compares the kernel's word with the policy before the first instruction, which gives [`Enforced`]; a
+//! [`Step`] is waited for and ends in an [`Outcome`]; [`collect`] then takes the outputs out of what it left; [`verity`] opens
+//! the images that steps run on.
+//!
+//! Every layer is required. A caller on another machine than ours may give up [`Requirements`] by name, which the record says.
+//! Absent: anything that talks to a network, signs, or decides whether a step should run.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+mod cgroup;
+mod enforced;
+mod filter;
+mod launcher;
+mod layer;
+mod outcome;
+mod policy;
+mod readback;
+mod running;
+mod stage;
+mod sys;
+mod tree;
+mod view;
+
+pub use cgroup::Error as CgroupError;
+pub use enforced::{CgroupFacts, Confirmed, Enforced, Landlock, MountFact, ProcessFacts};
+pub use launcher::{Error as SpawnError, Launcher};
+pub use layer::{Layer, Requirements};
+pub use outcome::{Exit, Outcome, Usage};
+pub use policy::{
+    Access, Draft, Error as PolicyError, Limits, MEMORY_BYTES_MIN, MOUNTS_MAX, Mount, PATH_BYTES_MAX, Policy, Profile,
+    SLOTS, Source, TEXT_BYTES_MAX, Temporary, VIEW_ID,
+};
+pub use readback::Error as ReadBackError;
+pub use running::{Error as WaitError, Killer, Step};
+pub use tree::DetachedTree;
+pub use view::Error as ViewError;

@@ -1,0 +1,279 @@
+//! cgroup v2: the limits of a step, its accounts, and the one sure way to kill all of it.
+//!
+//! Limits exist before the step's first process, which is cloned into the cgroup. Every file written is read back.
+//! Source: Documentation/admin-guide/cgroup-v2.rst. Absent: `io.max`, which needs the device of each backing store.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags, open, openat};
+use thiserror::Error;
+
+use crate::enforced::CgroupFacts;
+use crate::outcome::Usage;
+use crate::policy::Limits;
+
+/// Controllers that the limits of a step need.
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+/// Period of `cpu.max` in microseconds (the kernel's default).
+const CPU_PERIOD_US: u64 = 100_000;
+/// How long a killed step may take to be gone: long enough for the kernel to free the memory of the largest one.
+const GONE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between looks at `cgroup.events`.
+const GONE_POLL: Duration = Duration::from_millis(1);
+/// Bytes of one interface file: the longest, `memory.stat`, is not read here.
+const FILE_BYTES_MAX: u64 = 4096;
+
+/// What went wrong with a cgroup.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says what its fields are")]
+pub enum Error {
+    #[error("no cgroup2 file system is mounted")]
+    NotMounted,
+    #[error("cgroup v2 lacks the controller {controller:?}; this kernel cannot limit a step")]
+    NoController { controller: &'static str },
+    #[error("cgroup: cannot {operation} {file}")]
+    File { operation: &'static str, file: String, source: io::Error },
+    #[error("cgroup: {file} was set to {set:?} and reads {read:?}")]
+    Differs { file: String, set: String, read: String },
+    #[error("cgroup {path} still has processes {waited_ms} ms after it was killed")]
+    Survivors { path: String, waited_ms: u64 },
+}
+
+/// The parent of all steps' cgroups of this caller. Removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Hierarchy {
+    directory: PathBuf,
+    path: String,
+    limits: bool,
+    next: AtomicU64,
+}
+
+impl Hierarchy {
+    /// Makes the parent below the root of the cgroup2 mount, with controllers if `limits`.
+    pub(crate) fn prepare(limits: bool) -> Result<Self, Error> {
+        let mount = mount_point()?;
+        let path = format!("/kiln-{}", std::process::id());
+        let directory = mount.join(path.trim_start_matches('/'));
+        make(&directory)?;
+        let hierarchy = Self { directory, path, limits, next: AtomicU64::new(0) };
+        if limits {
+            let available = read_file(&mount.join("cgroup.controllers"))?;
+            for controller in CONTROLLERS {
+                if !available.split_whitespace().any(|word| word == controller) {
+                    return Err(Error::NoController { controller });
+                }
+                for directory in [&mount, &hierarchy.directory] {
+                    write_file(&directory.join("cgroup.subtree_control"), &format!("+{controller}"))?;
+                }
+            }
+        }
+        Ok(hierarchy)
+    }
+
+    /// Makes the cgroup of one step and sets its limits.
+    pub(crate) fn create(&self, limits: &Limits) -> Result<Cgroup, Error> {
+        let name = format!("step-{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let directory = self.directory.join(&name);
+        make(&directory)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = open(&directory, flags, Mode::empty()).map_err(|source| Error::File {
+            operation: "open",
+            file: directory.display().to_string(),
+            source: source.into(),
+        })?;
+        let cgroup = Cgroup { fd, directory, path: format!("{}/{name}", self.path) };
+        cgroup.set("cgroup.max.descendants", "0")?;
+        if self.limits {
+            cgroup.limit(limits)?;
+        }
+        Ok(cgroup)
+    }
+}
+
+impl Drop for Hierarchy {
+    fn drop(&mut self) {
+        // Fails only while a step lives, whose own cgroup then stays as well.
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+/// One step's cgroup. Killed and removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    fd: OwnedFd,
+    directory: PathBuf,
+    path: String,
+}
+
+impl Cgroup {
+    fn limit(&self, limits: &Limits) -> Result<(), Error> {
+        self.set("memory.max", &limits.memory_bytes.to_string())?;
+        self.set("memory.oom.group", "1")?;
+        self.set("pids.max", &limits.pids.to_string())?;
+        // Without swap support there is no such file, and nowhere to swap to.
+        for file in ["memory.swap.max", "memory.zswap.max"] {
+            if self.directory.join(file).exists() {
+                self.set(file, "0")?;
+            }
+        }
+        match limits.cpu_percent {
+            Some(percent) => {
+                let quota = u64::from(percent) * CPU_PERIOD_US / 100;
+                self.set("cpu.max", &format!("{quota} {CPU_PERIOD_US}"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn set(&self, file: &str, value: &str) -> Result<(), Error> {
+        let path = self.directory.join(file);
+        write_file(&path, value)?;
+        let read = read_file(&path)?;
+        if read == value {
+            return Ok(());
+        }
+        Err(Error::Differs { file: file.into(), set: value.into(), read })
+    }
+
+    /// What `/proc/PID/cgroup` shows after `0::` for its members.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The limits as the kernel holds them now.
+    pub(crate) fn facts(&self) -> Result<CgroupFacts, Error> {
+        let names = [
+            "cgroup.max.descendants",
+            "cpu.max",
+            "memory.max",
+            "memory.oom.group",
+            "memory.swap.max",
+            "memory.zswap.max",
+            "pids.max",
+        ];
+        let present = names.iter().map(|name| (name, self.directory.join(name))).filter(|(_, path)| path.exists());
+        let files = present.map(|(name, path)| Ok(((*name).to_owned(), read_file(&path)?)));
+        Ok(CgroupFacts { path: self.path.clone(), files: files.collect::<Result<_, Error>>()? })
+    }
+
+    /// Kills every member at once, frozen and stopped ones as well.
+    pub(crate) fn kill(&self) -> Result<(), Error> {
+        write_at(&self.fd, "cgroup.kill", "1")
+    }
+
+    /// Kills, then waits until no member is left.
+    pub(crate) fn kill_and_wait(&self) -> Result<(), Error> {
+        let begin = Instant::now();
+        self.kill()?;
+        while self.flat("cgroup.events")?.get("populated") != Some(&0) {
+            if begin.elapsed() > GONE_TIMEOUT {
+                let waited_ms = begin.elapsed().as_millis() as u64;
+                return Err(Error::Survivors { path: self.path.clone(), waited_ms });
+            }
+            std::thread::sleep(GONE_POLL);
+        }
+        Ok(())
+    }
+
+    /// What the step used; complete once it is gone.
+    pub(crate) fn usage(&self, wall_ms: u64) -> Result<Usage, Error> {
+        let number = |file: &str| -> Result<Option<u64>, Error> {
+            let path = self.directory.join(file);
+            if !path.exists() {
+                return Ok(None);
+            }
+            Ok(read_file(&path)?.parse().ok())
+        };
+        let cpu = self.flat("cpu.stat")?;
+        let event = |file: &str, name: &str| -> Result<u64, Error> {
+            if !self.directory.join(file).exists() {
+                return Ok(0);
+            }
+            Ok(self.flat(file)?.get(name).copied().unwrap_or(0))
+        };
+        Ok(Usage {
+            wall_ms,
+            cpu_us: cpu.get("usage_usec").copied().unwrap_or(0),
+            memory_peak_bytes: number("memory.peak")?,
+            pids_peak: number("pids.peak")?,
+            oom_kills: event("memory.events", "oom_kill")?,
+            pids_refused: event("pids.events", "max")?,
+        })
+    }
+
+    /// A file of `name number` lines.
+    fn flat(&self, file: &str) -> Result<BTreeMap<String, u64>, Error> {
+        let text = read_file(&self.directory.join(file))?;
+        let pairs = text.lines().filter_map(|line| line.split_once(' '));
+        Ok(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
+    }
+}
+
+impl AsFd for Cgroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Best effort is right here only because `Step::wait` already killed, waited and said if that failed.
+        let _ = self.kill_and_wait();
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+/// Where cgroup2 is mounted, from `/proc/self/mountinfo`.
+fn mount_point() -> Result<PathBuf, Error> {
+    let path = Path::new("/proc/self/mountinfo");
+    let text = fs::read_to_string(path).map_err(|source| file_error("read", path, source))?;
+    text.lines()
+        .find_map(|line| {
+            let (left, right) = line.split_once(" - ")?;
+            (right.split(' ').next() == Some("cgroup2")).then(|| left.split(' ').nth(4).map(PathBuf::from))?
+        })
+        .ok_or(Error::NotMounted)
+}
+
+fn make(directory: &Path) -> Result<(), Error> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(file_error("make", directory, error)),
+        _ => Ok(()),
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, Error> {
+    let read = || {
+        let mut text = String::new();
+        fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(text.trim_end().to_owned())
+    };
+    read().map_err(|source| file_error("read", path, source))
+}
+
+fn write_file(path: &Path, value: &str) -> Result<(), Error> {
+    let write = || fs::OpenOptions::new().write(true).open(path)?.write_all(value.as_bytes());
+    write().map_err(|source| file_error("write", path, source))
+}
+
+fn write_at(directory: &OwnedFd, file: &str, value: &str) -> Result<(), Error> {
+    let write = || {
+        let fd = openat(directory, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::io::write(&fd, value.as_bytes())
+    };
+    match write() {
+        Ok(_) => Ok(()),
+        Err(source) => Err(file_error("write", Path::new(file), source.into())),
+    }
+}
+
+fn file_error(operation: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::File { operation, file: path.display().to_string(), source }
+}

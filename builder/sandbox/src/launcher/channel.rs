@@ -1,0 +1,137 @@
+//! Bounded messages with descriptors over a SOCK_SEQPACKET socketpair.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::order::DESCRIPTORS_MAX;
+
+/// One end of a pair.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+/// A received message.
+#[derive(Debug)]
+pub(crate) struct Received<T> {
+    pub(crate) message: T,
+    /// The sender in our pid namespace, on a channel made with [`Channel::pair_with_sender`].
+    pub(crate) sender: Option<i32>,
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+impl Channel {
+    /// Two connected ends, both closed at execve.
+    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self(a), Self(b)))
+    }
+
+    /// Two connected ends; on the first, the kernel says who sent each message.
+    pub(crate) fn pair_with_sender() -> io::Result<(Self, Self)> {
+        let (a, b) = Self::pair()?;
+        sockopt::set_socket_passcred(&a.0, true)?;
+        Ok((a, b))
+    }
+
+    pub(crate) fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends one message.
+    pub(crate) fn send(&self, message: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_bytes(&serde_json::to_vec(message)?, descriptors)
+    }
+
+    /// Sends one message of bytes.
+    pub(crate) fn send_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
+        loop {
+            match sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => return result.map(|_| ()).map_err(Into::into),
+            }
+        }
+    }
+
+    /// Receives one message of at most `bytes_max`; `None`: the other end is closed.
+    pub(crate) fn receive<T: DeserializeOwned>(&self, bytes_max: usize) -> io::Result<Option<Received<T>>> {
+        let Some(Received { message, sender, descriptors }) = self.receive_bytes(bytes_max)? else { return Ok(None) };
+        Ok(Some(Received { message: serde_json::from_slice(&message)?, sender, descriptors }))
+    }
+
+    /// Receives one message of bytes; `None`: the other end is closed.
+    pub(crate) fn receive_bytes(&self, bytes_max: usize) -> io::Result<Option<Received<Vec<u8>>>> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX), ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut bytes = vec![0; bytes_max];
+        let received = loop {
+            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => break result?,
+            }
+        };
+        let (mut sender, mut descriptors) = (None, Vec::new());
+        for message in control.drain() {
+            match message {
+                RecvAncillaryMessage::ScmRights(received) => descriptors.extend(received),
+                RecvAncillaryMessage::ScmCredentials(from) => sender = Some(from.pid.as_raw_nonzero().get()),
+                _ => {}
+            }
+        }
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        bytes.truncate(received.bytes);
+        Ok(Some(Received { message: bytes, sender, descriptors }))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_too_long_is_an_error_not_a_cut() {
+        let (a, b) = Channel::pair().expect("pair");
+        a.send_bytes(&[1; 100], &[]).expect("sent");
+        assert!(b.receive_bytes(99).is_err());
+        a.send_bytes(&[1; 99], &[]).expect("sent");
+        assert_eq!(b.receive_bytes(99).expect("received").expect("open").message.len(), 99);
+        drop(a);
+        assert!(b.receive_bytes(99).expect("closed is no error").is_none());
+    }
+
+    #[test]
+    fn the_kernel_names_the_sender() {
+        let (a, b) = Channel::pair_with_sender().expect("pair");
+        b.send(&7_u8, &[]).expect("sent");
+        let got = a.receive::<u8>(16).expect("received").expect("open");
+        assert_eq!((got.message, got.sender), (7, Some(std::process::id() as i32)));
+    }
+}

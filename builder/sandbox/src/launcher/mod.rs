@@ -1,0 +1,213 @@
+//! Starts steps. [`Launcher::start`] forks a launcher process while the caller is still single-threaded; from then on any thread
+//! may spawn, wait for and kill steps.
+
+pub(crate) mod channel;
+pub(crate) mod order;
+mod zygote;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use thiserror::Error;
+
+use crate::cgroup::{self, Cgroup, Hierarchy};
+use crate::enforced::Confirmed;
+use crate::filter::Filter;
+use crate::layer::{Layer, Requirements};
+use crate::policy::{Policy, Profile, VIEW_ID};
+use crate::readback::{self, Ordered};
+use crate::running::Step;
+use crate::sys::{self, Forked, SingleThread};
+use crate::{tree, view};
+
+use channel::Channel;
+use order::{DESCRIPTORS_MAX, Failed, GO, ORDER_BYTES_MAX, Order, REPORT_BYTES_MAX, Reply, Report};
+use zygote::Filters;
+
+/// How long the set-up of one step may take: milliseconds on hardware, seconds on an emulated and busy machine.
+const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a step was not started. In every case nothing of it ran and nothing of it is left.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says what its fields are")]
+pub enum Error {
+    #[error("the launcher must be started while the process has one thread; it has {count}")]
+    Threads { count: usize },
+    #[error("cannot start the launcher")]
+    Start { source: io::Error },
+    #[error("the system call filter does not compile")]
+    Filter { source: seccompiler::BackendError },
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    #[error("cannot detach the source of {target:?}")]
+    Source { target: String, source: io::Error },
+    #[error(transparent)]
+    View(#[from] view::Error),
+    #[error("the order for the step has {bytes} bytes, at most {ORDER_BYTES_MAX} are taken")]
+    OrderTooLong { bytes: usize },
+    #[error("cannot talk to the {with}")]
+    Channel { with: &'static str, source: io::Error },
+    #[error("the {who} ended without a word")]
+    Gone { who: &'static str },
+    #[error("the step was not ready after {} s", SETUP_TIMEOUT.as_secs())]
+    SetupTimeout,
+    #[error("layer {layer}: {operation} failed: {}", io::Error::from_raw_os_error(*errno))]
+    Setup { layer: Layer, operation: String, errno: i32 },
+    #[error("the step sent a report out of turn")]
+    OutOfTurn,
+    #[error(transparent)]
+    ReadBack(#[from] readback::Error),
+}
+
+impl From<Failed> for Error {
+    fn from(Failed { layer, operation, errno }: Failed) -> Self {
+        Self::Setup { layer, operation, errno }
+    }
+}
+
+/// A running launcher process. Dropped, it ends, and steps that still run are killed.
+#[derive(Debug)]
+pub struct Launcher {
+    channel: Mutex<Channel>,
+    hierarchy: Hierarchy,
+    requirements: Requirements,
+    strict: Filter,
+    loopback: Filter,
+}
+
+impl Launcher {
+    /// Starts a launcher that insists on every layer.
+    ///
+    /// # Errors
+    /// [`Error::Threads`] if another thread exists; [`Error::Cgroup`] if the machine has no cgroup v2 with cpu, memory and pids.
+    pub fn start() -> Result<Self, Error> {
+        Self::start_with(Requirements::all())
+    }
+
+    /// Starts a launcher that insists on `requirements`.
+    ///
+    /// # Errors
+    /// As [`Launcher::start`].
+    pub fn start_with(requirements: Requirements) -> Result<Self, Error> {
+        let start = |source| Error::Start { source };
+        let alone = SingleThread::prove().map_err(start)?.map_err(|count| Error::Threads { count })?;
+        let compile = |profile| Filter::compile(profile).map_err(|source| Error::Filter { source });
+        let (strict, loopback) = (compile(Profile::Strict)?, compile(Profile::Loopback)?);
+        let hierarchy = Hierarchy::prepare(requirements.require(Layer::Limits))?;
+        let (ours, theirs) = Channel::pair().map_err(start)?;
+        if let Forked::Child = sys::fork(&alone).map_err(start)? {
+            let filters = Filters { strict, loopback, init: Filter::of_init() };
+            // Neither may be dropped here: both belong to the caller's process.
+            std::mem::forget(hierarchy);
+            zygote::run(&theirs, ours, &filters, &alone)
+        }
+        Ok(Self { channel: Mutex::new(ours), hierarchy, requirements, strict, loopback })
+    }
+
+    /// Starts one step and returns once it is confined, checked and about to execute its program.
+    ///
+    /// Blocks for the set-up. May be called from several threads.
+    ///
+    /// # Errors
+    /// Whatever kept the step from starting; [`Error::ReadBack`] names the layer that the kernel did not confirm.
+    pub fn spawn(&self, policy: &Policy, stdout: OwnedFd, stderr: OwnedFd) -> Result<Step, Error> {
+        let detach = |target: &str, source: &crate::policy::Source| {
+            tree::detach(source).map_err(|source| Error::Source { target: target.to_owned(), source })
+        };
+        let root = detach("/", &policy.root)?;
+        let trees = policy.mounts.iter().map(|m| detach(&m.target, &m.source)).collect::<Result<Vec<OwnedFd>, _>>()?;
+        let places = view::plan(policy, root.as_fd(), &trees)?;
+        let cgroup = self.hierarchy.create(&policy.limits)?;
+        let (control, far) = Channel::pair_with_sender().map_err(|source| Error::Channel { with: "step", source })?;
+        let order = Order::new(policy, places, &self.requirements);
+        let mut descriptors: Vec<BorrowedFd<'_>> =
+            vec![far.as_fd(), stdout.as_fd(), stderr.as_fd(), cgroup.as_fd(), root.as_fd()];
+        descriptors.extend(trees.iter().map(AsFd::as_fd));
+        debug_assert!(descriptors.len() <= DESCRIPTORS_MAX);
+        let (_, init) = self.order(&order, &descriptors)?;
+        // From here on only the step and its init hold the other ends.
+        drop((far, stdout, stderr, root, trees));
+        let ready = self.prepare(&control, policy, &order, &cgroup)?;
+        control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
+        Ok(Step::new(control, init, cgroup, policy.limits.wall_ms, ready))
+    }
+
+    fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(i32, OwnedFd), Error> {
+        let failed = |source| Error::Channel { with: "launcher", source };
+        let bytes = serde_json::to_vec(order).map_err(|error| failed(error.into()))?;
+        if bytes.len() > ORDER_BYTES_MAX {
+            return Err(Error::OrderTooLong { bytes: bytes.len() });
+        }
+        // A thread that panicked between sending and receiving cannot exist: nothing in between panics.
+        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        channel.send_bytes(&bytes, descriptors).map_err(failed)?;
+        let received = channel.receive::<Reply>(REPORT_BYTES_MAX).map_err(failed)?;
+        let received = received.ok_or(Error::Gone { who: "launcher" })?;
+        match (received.message, received.descriptors.into_iter().next()) {
+            (Reply::Started { pid }, Some(pidfd)) => Ok((pid, pidfd)),
+            (Reply::Started { .. }, None) => Err(Error::OutOfTurn),
+            (Reply::Failed(failed), _) => Err(failed.into()),
+        }
+    }
+
+    /// Leads the step to the point before execve and checks it there.
+    fn prepare(
+        &self,
+        control: &Channel,
+        policy: &Policy,
+        order: &Order,
+        cgroup: &Cgroup,
+    ) -> Result<crate::Enforced, Error> {
+        let deadline = Instant::now() + SETUP_TIMEOUT;
+        let step = match hear(control, deadline)? {
+            (Report::Unmapped, Some(step)) => step,
+            (Report::Failed(failed), _) => return Err(failed.into()),
+            _ => return Err(Error::OutOfTurn),
+        };
+        map_user(step, policy.host_id())?;
+        control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
+        let confirmed: Confirmed = match hear(control, deadline)? {
+            (Report::Ready(confirmed), Some(sender)) if sender == step => *confirmed,
+            (Report::Failed(failed), _) => return Err(failed.into()),
+            _ => return Err(Error::OutOfTurn),
+        };
+        let filter = match policy.profile {
+            Profile::Strict => &self.strict,
+            Profile::Loopback => &self.loopback,
+        };
+        let ordered = Ordered { policy, places: &order.places, requirements: &self.requirements, filter, cgroup };
+        Ok(readback::check(step, confirmed, &ordered)?)
+    }
+}
+
+/// The next report and who sent it.
+fn hear(control: &Channel, deadline: Instant) -> Result<(Report, Option<i32>), Error> {
+    let failed = |source| Error::Channel { with: "step", source };
+    let mut polled = [PollFd::new(control, PollFlags::IN)];
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    loop {
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(0) => return Err(Error::SetupTimeout),
+            Ok(_) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+    }
+    let received = control.receive::<Report>(REPORT_BYTES_MAX).map_err(failed)?;
+    received.map(|received| (received.message, received.sender)).ok_or(Error::Gone { who: "step" })
+}
+
+/// Gives the step's user namespace its only user and group.
+fn map_user(step: i32, host_id: u32) -> Result<(), Error> {
+    for map in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{step}/{map}"), format!("{VIEW_ID} {host_id} 1\n")).map_err(|error| {
+            Error::Setup { layer: Layer::Identity, operation: map.into(), errno: error.raw_os_error().unwrap_or(0) }
+        })?;
+    }
+    Ok(())
+}

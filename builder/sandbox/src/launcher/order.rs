@@ -1,0 +1,92 @@
+//! What travels between caller, launcher and step. All three are our own code, the same binary, forked from one another:
+//! these messages carry no version and never leave the machine.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::enforced::Confirmed;
+use crate::layer::{Layer, Requirements};
+use crate::policy::{Policy, Profile};
+use crate::view::Place;
+
+/// Bytes of one order: text of the policy ([`crate::policy::TEXT_BYTES_MAX`]), escaped, and the view.
+pub(crate) const ORDER_BYTES_MAX: usize = 200 * 1024;
+/// Bytes of one reply or report.
+pub(crate) const REPORT_BYTES_MAX: usize = 16 * 1024;
+/// Descriptors before the trees: control, stdout, stderr, cgroup.
+pub(crate) const FIXED_DESCRIPTORS: usize = 4;
+/// Descriptors of one message: fixed ones, the root and every mount. The kernel's limit is 253 (SCM_MAX_FD).
+pub(crate) const DESCRIPTORS_MAX: usize = FIXED_DESCRIPTORS + 1 + crate::policy::MOUNTS_MAX;
+
+/// Caller to launcher: start this. Comes with the descriptors control, stdout, stderr, cgroup, then the trees.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub(crate) places: Vec<Place>,
+    pub(crate) argv: Vec<String>,
+    pub(crate) env: Vec<String>,
+    pub(crate) path: Vec<String>,
+    pub(crate) workdir: String,
+    pub(crate) hostname: String,
+    pub(crate) loopback: bool,
+    pub(crate) host_id: u32,
+    pub(crate) file_bytes: u64,
+    pub(crate) open_files: u64,
+    pub(crate) given_up: BTreeSet<Layer>,
+}
+
+impl Order {
+    pub(crate) fn new(policy: &Policy, places: Vec<Place>, requirements: &Requirements) -> Self {
+        let path = policy.env.get("PATH").map_or("", String::as_str);
+        Self {
+            places,
+            argv: policy.argv.clone(),
+            env: policy.env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            path: path.split(':').filter(|part| part.starts_with('/')).map(str::to_owned).collect(),
+            workdir: policy.workdir.clone(),
+            hostname: policy.hostname.clone(),
+            loopback: policy.profile == Profile::Loopback,
+            host_id: policy.host_id(),
+            file_bytes: policy.limits.file_bytes,
+            open_files: policy.limits.open_files,
+            given_up: requirements.given_up().clone(),
+        }
+    }
+
+    pub(crate) fn require(&self, layer: Layer) -> bool {
+        !self.given_up.contains(&layer)
+    }
+}
+
+/// What failed, where, and what the kernel said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failed {
+    pub(crate) layer: Layer,
+    pub(crate) operation: String,
+    pub(crate) errno: i32,
+}
+
+/// Launcher to caller. `Started` comes with the sandbox init's pidfd.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Reply {
+    Started { pid: i32 },
+    Failed(Failed),
+}
+
+/// Sandbox init or step to caller, over the step's own socket; the kernel adds the sender's pid.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// The step is in its user namespace and waits for its user to exist there.
+    Unmapped,
+    /// The step is confined and waits before execve.
+    Ready(Box<Confirmed>),
+    /// Something on the way failed: there will be no step.
+    Failed(Failed),
+    /// The program could not be executed.
+    NotExecuted { errno: i32 },
+    /// The step's main process ended with this wait status.
+    Exited { status: i32 },
+}
+
+/// Caller to step: one byte, go on.
+pub(crate) const GO: &[u8; 1] = b"g";

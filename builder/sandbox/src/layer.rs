@@ -1,0 +1,100 @@
+//! The layers of confinement by name, and which of them a caller insists on.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One layer of confinement. Errors, evidence and tests name it by these words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Layer {
+    /// cgroup v2 with memory, pids and cpu limits.
+    Limits,
+    /// Mount, pid, net, ipc, uts, cgroup, time and (last) user namespaces.
+    Namespaces,
+    /// The mount table: what exists for the step, and what of it is writable.
+    View,
+    /// The step's own user and group, no supplementary groups.
+    Identity,
+    /// No namespace can be created inside: `user.max_*_namespaces` are 0.
+    NestedNamespaces,
+    /// Nothing can be executed from a memfd: `vm.memfd_noexec` is 2.
+    AnonymousExec,
+    /// Empty capability sets, an empty bounding set, locked securebits.
+    Capabilities,
+    /// `no_new_privs`.
+    NoNewPrivileges,
+    /// The Landlock ruleset.
+    Landlock,
+    /// The system call filter.
+    Seccomp,
+    /// Resource limits of the process (`setrlimit`).
+    ProcessLimits,
+    /// No descriptor but the standard three.
+    Descriptors,
+    /// Session, signals, keyring, umask, personality.
+    Process,
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Limits => "limits",
+            Self::Namespaces => "namespaces",
+            Self::View => "view",
+            Self::Identity => "identity",
+            Self::NestedNamespaces => "nested_namespaces",
+            Self::AnonymousExec => "anonymous_exec",
+            Self::Capabilities => "capabilities",
+            Self::NoNewPrivileges => "no_new_privileges",
+            Self::Landlock => "landlock",
+            Self::Seccomp => "seccomp",
+            Self::ProcessLimits => "process_limits",
+            Self::Descriptors => "descriptors",
+            Self::Process => "process",
+        })
+    }
+}
+
+/// What a caller insists on. The default is everything; what is given up by name is recorded in [`crate::Enforced`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requirements {
+    given_up: BTreeSet<Layer>,
+}
+
+impl Requirements {
+    /// Every layer: the only choice for a machine that vouches for its steps.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Every layer but [`Layer::Limits`], for a stand-alone caller on a machine whose cgroup v2 has no controllers. The step
+    /// still has a cgroup of its own, by which it is killed.
+    #[must_use]
+    pub fn without_limits() -> Self {
+        Self { given_up: BTreeSet::from([Layer::Limits]) }
+    }
+
+    /// Gives up one more layer, to see that a test notices.
+    #[cfg(feature = "mutation")]
+    #[must_use]
+    pub fn without(mut self, layer: Layer) -> Self {
+        self.given_up.insert(layer);
+        self
+    }
+
+    /// Whether `layer` is insisted on.
+    #[must_use]
+    pub fn require(&self, layer: Layer) -> bool {
+        !self.given_up.contains(&layer)
+    }
+
+    /// What was given up, in the order of [`Layer`].
+    #[must_use]
+    pub fn given_up(&self) -> &BTreeSet<Layer> {
+        &self.given_up
+    }
+}

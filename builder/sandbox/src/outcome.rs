@@ -1,0 +1,77 @@
+//! How a step ended and what it used: observations, not judgements.
+
+use serde::{Deserialize, Serialize};
+
+use crate::enforced::Enforced;
+
+/// How a step ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "how", deny_unknown_fields)]
+pub enum Exit {
+    /// The main process exited.
+    Code {
+        /// Its exit status, 0 to 255.
+        code: i32,
+    },
+    /// A signal ended the main process. SIGXFSZ (25) is the file size limit.
+    Signal {
+        /// Its number.
+        signal: i32,
+    },
+    /// The time limit was reached and the step killed.
+    Timeout,
+    /// The memory limit was reached and the kernel killed the step.
+    OutOfMemory,
+    /// The step failed, and the kernel had refused it a process because of the limit.
+    PidLimit {
+        /// Exit status of the main process, if it exited.
+        code: Option<i32>,
+    },
+    /// The system call filter killed the main process (SIGSYS): a foreign system call interface.
+    PolicyViolation,
+    /// The program could not be executed.
+    NotExecutable {
+        /// What execve said.
+        errno: i32,
+    },
+    /// The caller killed the step.
+    Killed,
+}
+
+impl Exit {
+    /// Whether the step did what it was asked to.
+    #[must_use]
+    pub fn is_success(self) -> bool {
+        self == Self::Code { code: 0 }
+    }
+}
+
+/// What a step used, by the kernel's account of its whole cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Usage {
+    /// From the first instruction until nothing of the step was left, in milliseconds.
+    pub wall_ms: u64,
+    /// Processor time in microseconds, set-up included.
+    pub cpu_us: u64,
+    /// Most memory at one time; `None`: limits were given up and the kernel does not count.
+    pub memory_peak_bytes: Option<u64>,
+    /// Most processes and threads at one time, the sandbox init included.
+    pub pids_peak: Option<u64>,
+    /// Processes that the kernel killed for memory.
+    pub oom_kills: u64,
+    /// How often the kernel refused a process.
+    pub pids_refused: u64,
+}
+
+/// All there is to say about a step that ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outcome {
+    /// How it ended.
+    pub exit: Exit,
+    /// What it used.
+    pub usage: Usage,
+    /// How it was confined.
+    pub enforced: Enforced,
+}

@@ -1,0 +1,283 @@
+//! Compares what the kernel shows of the waiting step with what was ordered. The step has executed nothing yet; the first
+//! difference is the end of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+
+use thiserror::Error;
+
+use crate::cgroup::{self, Cgroup};
+use crate::enforced::{Confirmed, Enforced, MountFact, ProcessFacts};
+use crate::filter::Filter;
+use crate::layer::{Layer, Requirements};
+use crate::policy::Policy;
+use crate::view::{Attributes, Place};
+
+/// All namespaces of a process. Source: namespaces(7).
+const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+/// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE and the locks of all four. Source: include/uapi/linux/securebits.h.
+const SECUREBITS: u32 = 0b1110_1111;
+/// Bytes of one procfs file of a step that has run nothing.
+const PROC_BYTES_MAX: usize = 64 * 1024;
+
+/// Why the kernel's word is not ours.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A layer is not what was ordered.
+    #[error("layer {layer}: {what} is {found:?}, expected {expected:?}")]
+    NotEnforced {
+        /// Which layer.
+        layer: Layer,
+        /// Which of its facts.
+        what: String,
+        /// The kernel's word.
+        found: String,
+        /// Ours.
+        expected: String,
+    },
+    /// A fact could not be read.
+    #[error("cannot read back {path}")]
+    Read {
+        /// From where.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The cgroup could not be read.
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+}
+
+/// What was ordered.
+pub(crate) struct Ordered<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) places: &'a [Place],
+    pub(crate) requirements: &'a Requirements,
+    pub(crate) filter: &'a Filter,
+    pub(crate) cgroup: &'a Cgroup,
+}
+
+/// Reads everything back and compares it.
+pub(crate) fn check(pid: i32, confirmed: Confirmed, ordered: &Ordered<'_>) -> Result<Enforced, Error> {
+    let process = process(pid, ordered)?;
+    let enforced = Enforced {
+        given_up: ordered.requirements.given_up().clone(),
+        namespaces: namespaces(pid)?,
+        mounts: mounts(pid, ordered)?,
+        process,
+        process_limits: process_limits(pid, ordered.policy)?,
+        descriptors: descriptors(pid, ordered)?,
+        cgroup: cgroup(pid, ordered)?,
+        confirmed: confirm(confirmed, ordered)?,
+        seccomp_sha256: hex::encode(ordered.filter.digest()),
+    };
+    Ok(enforced)
+}
+
+fn expect<T: std::fmt::Debug + PartialEq>(layer: Layer, what: &str, found: &T, expected: &T) -> Result<(), Error> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Error::NotEnforced { layer, what: what.into(), found: format!("{found:?}"), expected: format!("{expected:?}") })
+}
+
+fn read(path: &str) -> Result<String, Error> {
+    let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    expect(Layer::Process, "size of a procfs file within bounds", &(text.len() <= PROC_BYTES_MAX), &true)?;
+    Ok(text)
+}
+
+fn namespaces(pid: i32) -> Result<BTreeMap<String, u64>, Error> {
+    let inode = |who: &str, name: &str| {
+        let path = format!("/proc/{who}/ns/{name}");
+        let link = fs::read_link(&path).map_err(|source| Error::Read { path, source })?;
+        Ok::<_, Error>(link.to_string_lossy().into_owned())
+    };
+    let mut found = BTreeMap::new();
+    for name in NAMESPACES {
+        let (ours, theirs) = (inode("self", name)?, inode(&pid.to_string(), name)?);
+        expect(Layer::Namespaces, &format!("{name} namespace shared"), &(ours == theirs), &false)?;
+        let number = theirs.split(['[', ']']).nth(1).and_then(|digits| digits.parse().ok());
+        expect(Layer::Namespaces, &format!("{name} namespace named"), &number.is_some(), &true)?;
+        found.insert(name.to_owned(), number.unwrap_or_default());
+    }
+    Ok(found)
+}
+
+fn process(pid: i32, ordered: &Ordered<'_>) -> Result<ProcessFacts, Error> {
+    let status = read(&format!("/proc/{pid}/status"))?;
+    let field = |name: &str| -> Vec<&str> {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.map(|value| value.split_whitespace().collect()).unwrap_or_default()
+    };
+    let id = ordered.policy.host_id();
+    for name in ["Uid", "Gid"] {
+        expect(Layer::Identity, name, &field(name), &vec![id.to_string().as_str(); 4])?;
+    }
+    expect(Layer::Identity, "Groups", &field("Groups"), &Vec::new())?;
+    let mut capabilities = 0;
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        let bits = field(name).first().and_then(|bits| u64::from_str_radix(bits, 16).ok()).unwrap_or(u64::MAX);
+        capabilities |= bits;
+        if ordered.requirements.require(Layer::Capabilities) {
+            expect(Layer::Capabilities, name, &bits, &0)?;
+        }
+    }
+    let number = |name: &str| field(name).first().and_then(|digits| digits.parse::<u32>().ok()).unwrap_or(u32::MAX);
+    if ordered.requirements.require(Layer::NoNewPrivileges) {
+        expect(Layer::NoNewPrivileges, "NoNewPrivs", &number("NoNewPrivs"), &1)?;
+    }
+    if ordered.requirements.require(Layer::Seccomp) {
+        expect(Layer::Seccomp, "Seccomp", &number("Seccomp"), &2)?;
+        expect(Layer::Seccomp, "Seccomp_filters", &number("Seccomp_filters"), &(ordered.filter.count() as u32))?;
+    }
+    expect(Layer::Process, "Threads", &number("Threads"), &1)?;
+    Ok(ProcessFacts {
+        uid: id,
+        gid: id,
+        capabilities,
+        no_new_privileges: number("NoNewPrivs") == 1,
+        seccomp_mode: number("Seccomp") as u8,
+        seccomp_filters: number("Seccomp_filters"),
+    })
+}
+
+/// The step sees exactly the planned mounts, in any order, each with the planned attributes and no propagation.
+fn mounts(pid: i32, ordered: &Ordered<'_>) -> Result<Vec<MountFact>, Error> {
+    let text = read(&format!("/proc/{pid}/mountinfo"))?;
+    let mut facts = Vec::new();
+    for line in text.lines() {
+        let (fact, propagates) = mount_line(line).ok_or_else(|| Error::NotEnforced {
+            layer: Layer::View,
+            what: "a line of mountinfo".into(),
+            found: line.into(),
+            expected: "proc(5)".into(),
+        })?;
+        expect(Layer::View, &format!("propagation of {}", fact.target), &propagates, &false)?;
+        facts.push(fact);
+    }
+    let mut found: Vec<&str> = facts.iter().map(|fact| fact.target.as_str()).collect();
+    let mut planned: Vec<&str> = ordered.places.iter().map(|place| place.target.as_str()).collect();
+    found.sort_unstable();
+    planned.sort_unstable();
+    expect(Layer::View, "the mount table", &found, &planned)?;
+    for (place, fact) in
+        ordered.places.iter().flat_map(|p| facts.iter().filter(|f| f.target == p.target).map(move |f| (p, f)))
+    {
+        let has = |option: &str| fact.options.split(',').any(|word| word == option);
+        let Attributes { read_only, no_devices, no_exec } = place.kind.attributes();
+        for (option, wanted) in
+            [("ro", read_only), ("rw", !read_only), ("nosuid", true), ("nodev", no_devices), ("noexec", no_exec)]
+        {
+            expect(Layer::View, &format!("{option} of {}", fact.target), &has(option), &wanted)?;
+        }
+    }
+    Ok(facts)
+}
+
+/// One line of mountinfo, and whether it has propagation tags. Source: proc_pid_mountinfo(5).
+fn mount_line(line: &str) -> Option<(MountFact, bool)> {
+    let (left, right) = line.split_once(" - ")?;
+    let mut fields = left.split(' ').skip(2);
+    let device = fields.next()?.to_owned();
+    let target = unescape(fields.nth(1)?);
+    let options = fields.next()?.to_owned();
+    let kind = right.split(' ').next()?.to_owned();
+    let idle = |tag: &str| tag.is_empty();
+    Some((MountFact { target, options, kind, device }, !fields.all(idle)))
+}
+
+/// Undoes the octal escapes of space, tab, newline and backslash.
+fn unescape(text: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
+}
+
+fn process_limits(pid: i32, policy: &Policy) -> Result<BTreeMap<String, (String, String)>, Error> {
+    let text = read(&format!("/proc/{pid}/limits"))?;
+    let mut found = BTreeMap::new();
+    for line in text.lines().skip(1) {
+        // Fixed columns: name in 26, soft in 21, hard in 21. Source: fs/proc/base.c, proc_pid_limits.
+        let column = |from: usize, to: usize| line.get(from..to.min(line.len())).unwrap_or("").trim().to_owned();
+        found.insert(column(0, 26), (column(26, 47), column(47, 68)));
+    }
+    let same = |value: u64| (value.to_string(), value.to_string());
+    for (name, expected) in [
+        ("Max core file size", same(0)),
+        ("Max file size", same(policy.limits.file_bytes)),
+        ("Max open files", same(policy.limits.open_files)),
+        ("Max realtime priority", same(0)),
+        ("Max msgqueue size", same(0)),
+    ] {
+        expect(Layer::ProcessLimits, name, &found.get(name), &Some(&expected))?;
+    }
+    Ok(found)
+}
+
+fn descriptors(pid: i32, ordered: &Ordered<'_>) -> Result<Vec<u32>, Error> {
+    let path = format!("/proc/{pid}/fd");
+    let names = fs::read_dir(&path).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
+    let names: Vec<_> = names.map_err(|source| Error::Read { path, source })?;
+    let mut found: Vec<u32> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+    found.sort_unstable();
+    if ordered.requirements.require(Layer::Descriptors) {
+        expect(Layer::Descriptors, "open descriptors", &found, &vec![0, 1, 2, 3])?;
+    }
+    Ok(found)
+}
+
+fn cgroup(pid: i32, ordered: &Ordered<'_>) -> Result<crate::enforced::CgroupFacts, Error> {
+    let text = read(&format!("/proc/{pid}/cgroup"))?;
+    let found = text.lines().find_map(|line| line.strip_prefix("0::"));
+    expect(Layer::Limits, "cgroup", &found, &Some(ordered.cgroup.path()))?;
+    let facts = ordered.cgroup.facts()?;
+    if ordered.requirements.require(Layer::Limits) {
+        let limits = &ordered.policy.limits;
+        for (file, value) in [
+            ("memory.max", limits.memory_bytes.to_string()),
+            ("pids.max", limits.pids.to_string()),
+            ("memory.oom.group", "1".to_owned()),
+        ] {
+            expect(Layer::Limits, file, &facts.files.get(file), &Some(&value))?;
+        }
+    }
+    Ok(facts)
+}
+
+/// What only the step's own process could ask the kernel.
+fn confirm(confirmed: Confirmed, ordered: &Ordered<'_>) -> Result<Confirmed, Error> {
+    let require = |layer| ordered.requirements.require(layer);
+    expect(Layer::Landlock, "ruleset in force", &confirmed.landlock.is_some(), &require(Layer::Landlock))?;
+    if require(Layer::Capabilities) {
+        expect(Layer::Capabilities, "securebits", &confirmed.securebits, &SECUREBITS)?;
+    }
+    if require(Layer::AnonymousExec) {
+        expect(Layer::AnonymousExec, "vm.memfd_noexec", &confirmed.memfd_noexec.as_str(), &"2")?;
+    }
+    if require(Layer::NestedNamespaces) {
+        expect(Layer::NestedNamespaces, "settings", &confirmed.namespaces_max.len(), &NAMESPACES.len())?;
+        for (name, value) in &confirmed.namespaces_max {
+            expect(Layer::NestedNamespaces, name, &value.as_str(), &"0")?;
+        }
+    }
+    Ok(confirmed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_line_is_read_with_its_tags() {
+        let line = "36 35 98:0 /mnt1 /a\\040b ro,nosuid,relatime master:1 - ext3 /dev/root rw,errors=continue";
+        let (fact, propagates) = mount_line(line).expect("a line of the manual page");
+        assert!(propagates);
+        assert_eq!((fact.target.as_str(), fact.device.as_str(), fact.kind.as_str()), ("/a b", "98:0", "ext3"));
+        let private = line.replace(" master:1", "");
+        assert!(!mount_line(&private).expect("without tags").1);
+        assert!(mount_line("36 35").is_none());
+    }
+}

@@ -1,0 +1,198 @@
+//! A step that runs: wait for it, kill it, account for it. However it ends, all of it is gone before anyone looks at its files.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use thiserror::Error;
+
+use crate::cgroup::{self, Cgroup};
+use crate::enforced::Enforced;
+use crate::launcher::channel::Channel;
+use crate::launcher::order::{REPORT_BYTES_MAX, Report};
+use crate::outcome::{Exit, Outcome, Usage};
+
+/// Why there is no outcome. The step is dead all the same, unless the cgroup says that it has survivors.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "each variant's message says what its fields are")]
+pub enum Error {
+    #[error(transparent)]
+    Cgroup(#[from] cgroup::Error),
+    #[error("cannot wait for the step")]
+    Wait { source: io::Error },
+    #[error("the sandbox init was killed from outside: neither a limit nor the caller did it")]
+    Lost,
+}
+
+/// A running step. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Step {
+    control: Channel,
+    init: OwnedFd,
+    cgroup: Arc<Cgroup>,
+    killed: Arc<AtomicBool>,
+    started: Instant,
+    wall: Duration,
+    enforced: Enforced,
+}
+
+/// Kills a step from any thread.
+#[derive(Clone, Debug)]
+pub struct Killer {
+    cgroup: Arc<Cgroup>,
+    killed: Arc<AtomicBool>,
+}
+
+impl Killer {
+    /// Kills every process of the step; [`Step::wait`] then returns [`Exit::Killed`].
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn kill(&self) -> Result<(), cgroup::Error> {
+        self.killed.store(true, Ordering::SeqCst);
+        self.cgroup.kill()
+    }
+}
+
+/// What was heard until the sandbox init was gone.
+#[derive(Default)]
+struct Heard {
+    status: Option<i32>,
+    not_executed: Option<i32>,
+    timeout: bool,
+}
+
+impl Step {
+    pub(crate) fn new(control: Channel, init: OwnedFd, cgroup: Cgroup, wall_ms: u64, enforced: Enforced) -> Self {
+        Self {
+            control,
+            init,
+            cgroup: Arc::new(cgroup),
+            killed: Arc::new(AtomicBool::new(false)),
+            started: Instant::now(),
+            wall: Duration::from_millis(wall_ms),
+            enforced,
+        }
+    }
+
+    /// How the step is confined, as the kernel confirmed.
+    #[must_use]
+    pub fn enforced(&self) -> &Enforced {
+        &self.enforced
+    }
+
+    /// A handle by which another thread can kill the step.
+    #[must_use]
+    pub fn killer(&self) -> Killer {
+        Killer { cgroup: Arc::clone(&self.cgroup), killed: Arc::clone(&self.killed) }
+    }
+
+    /// Waits until the step has ended or its time is over, kills what is left, and accounts for it. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Lost`] if the step was killed by nobody who should; [`Error::Cgroup`] if it cannot be killed or accounted for.
+    pub fn wait(self) -> Result<Outcome, Error> {
+        let heard = self.listen();
+        self.cgroup.kill_and_wait()?;
+        let heard = heard?;
+        let usage = self.cgroup.usage(self.started.elapsed().as_millis() as u64)?;
+        let exit = judge(&heard, self.killed.load(Ordering::SeqCst), &usage).ok_or(Error::Lost)?;
+        Ok(Outcome { exit, usage, enforced: self.enforced.clone() })
+    }
+
+    /// Takes in reports until the sandbox init is gone or the time is over.
+    fn listen(&self) -> Result<Heard, Error> {
+        let failed = |source: io::Error| Error::Wait { source };
+        let mut heard = Heard::default();
+        loop {
+            let left = self.wall.saturating_sub(self.started.elapsed());
+            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+            let mut polled = [PollFd::new(&self.control, PollFlags::IN), PollFd::new(&self.init, PollFlags::IN)];
+            match poll(&mut polled, Some(&timeout)) {
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(failed(error.into())),
+                Ok(0) => return Ok(Heard { timeout: true, ..heard }),
+                Ok(_) => {}
+            }
+            let [control, init] = &polled;
+            // Whatever was said before the end is read first.
+            if control.revents().contains(PollFlags::IN) {
+                match self.control.receive::<Report>(REPORT_BYTES_MAX).map_err(failed)? {
+                    Some(received) => match received.message {
+                        Report::Exited { status } => heard.status = Some(status),
+                        Report::NotExecuted { errno } => heard.not_executed = Some(errno),
+                        _ => {}
+                    },
+                    None => return Ok(heard),
+                }
+            } else if !init.revents().is_empty() || !control.revents().is_empty() {
+                return Ok(heard);
+            }
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        // After `wait` there is nobody left to kill; before it, this is the kill. The cgroup's own drop waits.
+        let _ = self.cgroup.kill();
+    }
+}
+
+/// Names the end. `None`: no cause that we know of.
+fn judge(heard: &Heard, killed: bool, usage: &Usage) -> Option<Exit> {
+    if heard.timeout {
+        return Some(Exit::Timeout);
+    }
+    if killed {
+        return Some(Exit::Killed);
+    }
+    if let Some(errno) = heard.not_executed {
+        return Some(Exit::NotExecutable { errno });
+    }
+    let Some(status) = heard.status else { return (usage.oom_kills > 0).then_some(Exit::OutOfMemory) };
+    let (code, signal) = (libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)), libc::WTERMSIG(status));
+    Some(match code {
+        Some(0) => Exit::Code { code: 0 },
+        _ if usage.oom_kills > 0 => Exit::OutOfMemory,
+        _ if usage.pids_refused > 0 => Exit::PidLimit { code },
+        Some(code) => Exit::Code { code },
+        None if signal == libc::SIGSYS => Exit::PolicyViolation,
+        None => Exit::Signal { signal },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(oom_kills: u64, pids_refused: u64) -> Usage {
+        Usage { wall_ms: 0, cpu_us: 0, memory_peak_bytes: None, pids_peak: None, oom_kills, pids_refused }
+    }
+
+    fn ended(status: i32) -> Heard {
+        Heard { status: Some(status), ..Heard::default() }
+    }
+
+    #[test]
+    fn every_end_has_its_name() {
+        let code = |code| Some(Exit::Code { code });
+        assert_eq!(judge(&ended(0), false, &usage(0, 5)), code(0));
+        assert_eq!(judge(&ended(3 << 8), false, &usage(0, 0)), code(3));
+        assert_eq!(judge(&ended(3 << 8), false, &usage(0, 1)), Some(Exit::PidLimit { code: Some(3) }));
+        assert_eq!(judge(&ended(9), false, &usage(1, 0)), Some(Exit::OutOfMemory));
+        assert_eq!(judge(&ended(11), false, &usage(0, 0)), Some(Exit::Signal { signal: 11 }));
+        assert_eq!(judge(&ended(31), false, &usage(0, 0)), Some(Exit::PolicyViolation));
+        assert_eq!(judge(&Heard::default(), false, &usage(1, 0)), Some(Exit::OutOfMemory));
+        assert_eq!(judge(&Heard::default(), true, &usage(0, 0)), Some(Exit::Killed));
+        assert_eq!(judge(&Heard::default(), false, &usage(0, 0)), None);
+        let late = Heard { timeout: true, ..ended(0) };
+        assert_eq!(judge(&late, false, &usage(0, 0)), Some(Exit::Timeout));
+        let missing = Heard { not_executed: Some(2), ..ended(1 << 8) };
+        assert_eq!(judge(&missing, false, &usage(0, 0)), Some(Exit::NotExecutable { errno: 2 }));
+    }
+}

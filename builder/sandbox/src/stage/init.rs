@@ -1,0 +1,120 @@
+//! The sandbox init: pid 1 of the step's pid namespace. It makes the view as real root, forks the step, gives everything up,
+//! and reports how the step ended. When it exits the kernel kills whatever the step left behind.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::sched::{CloneFlags, unshare};
+use rustix::fs::{FileType, Mode, OFlags, fchown, fstat, open};
+use rustix::io::Errno;
+use rustix::process::{
+    DumpableBehavior, Gid, Signal, Uid, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal, wait,
+};
+use rustix::thread::set_thread_groups;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::{At, Handed, Staged, attach, set, step};
+use crate::filter::Filter;
+use crate::launcher::order::{Failed, Report};
+use crate::layer::Layer;
+use crate::policy::INIT_HOST_ID;
+use crate::sys::{self, Forked};
+
+/// Runs the process that the launcher cloned, to its end.
+pub(crate) fn run(handed: Handed<'_>) -> ! {
+    // A panic must not unwind into the launcher's frames.
+    let outcome = catch_unwind(AssertUnwindSafe(|| live(handed)));
+    sys::exit_now(i32::from(outcome.is_err()));
+}
+
+fn live(handed: Handed<'_>) {
+    // If the caller is gone, nobody is left to tell what failed.
+    let (step, proc) = match begin(&handed) {
+        Ok((Forked::Parent(step), proc)) => (step, proc),
+        Ok((Forked::Child, proc)) => step::run(handed, proc),
+        Err(failed) => return drop(handed.descriptors.control.send(&Report::Failed(failed), &[])),
+    };
+    drop(proc);
+    // Without the control socket the caller hears nothing more, and takes that for the failure that it is.
+    let Ok(control) = handed.descriptors.keep_only_control(handed.alone) else { return };
+    let report = retire(handed.init_filter).and_then(|()| reap_until(step));
+    let report = report.unwrap_or_else(Report::Failed);
+    drop(control.send(&report, &[]));
+}
+
+fn begin(handed: &Handed<'_>) -> Staged<(Forked, OwnedFd)> {
+    let proc = prepare(handed)?;
+    let forked = sys::fork(handed.alone).at(Layer::Process, "fork of the step")?;
+    Ok((forked, proc))
+}
+
+/// Waits for all processes of the namespace until the step's main process ends.
+fn reap_until(step: i32) -> Staged<Report> {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid.as_raw_nonzero().get() == step => {
+                return Ok(Report::Exited { status: status.as_raw() });
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error).at(Layer::Process, "wait"),
+        }
+    }
+}
+
+/// Everything that needs root outside of a user namespace. Returns the setup procfs.
+fn prepare(handed: &Handed<'_>) -> Staged<OwnedFd> {
+    bind_to_launcher()?;
+    sys::reset_signals();
+    set_thread_groups(&[]).at(Layer::Identity, "setgroups")?;
+    let proc = attach::proc(false).at(Layer::View, "procfs for the set-up")?;
+    attach::enter(handed)?;
+    rustix::system::sethostname(handed.order.hostname.as_bytes()).at(Layer::Namespaces, "sethostname")?;
+    rustix::system::setdomainname(b"(none)").at(Layer::Namespaces, "setdomainname")?;
+    if handed.order.require(Layer::AnonymousExec) {
+        // Scoped to the pid namespace; only its owner may, so before the user namespace. Source: mm/memfd.c.
+        set(&proc, "sys/vm/memfd_noexec", "2").at(Layer::AnonymousExec, "vm.memfd_noexec")?;
+    }
+    if handed.order.loopback {
+        sys::loopback_up().at(Layer::Namespaces, "loopback")?;
+    }
+    start_clocks_at_zero(&proc)?;
+    for stream in [&handed.descriptors.stdout, &handed.descriptors.stderr] {
+        own_pipe(stream, handed.order.host_id).at(Layer::Process, "fchown of an output pipe")?;
+    }
+    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at(Layer::View, "open /dev/null")?;
+    nix::unistd::dup2_stdin(&null).at(Layer::Process, "stdin")?;
+    Ok(proc)
+}
+
+/// Dies with the launcher, and can be inspected by nobody but root. A change of user undoes both.
+fn bind_to_launcher() -> Staged<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).at(Layer::Process, "PR_SET_PDEATHSIG")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Layer::Process, "PR_SET_DUMPABLE")
+}
+
+/// Children enter a time namespace whose clocks (but not the wall clock) start about now.
+fn start_clocks_at_zero(proc: &OwnedFd) -> Staged<()> {
+    unshare(CloneFlags::from_bits_retain(libc::CLONE_NEWTIME)).at(Layer::Namespaces, "unshare of time")?;
+    let seconds = |clock| clock_gettime(clock).tv_sec;
+    let (monotonic, boottime) = (seconds(ClockId::Monotonic), seconds(ClockId::Boottime));
+    let file = rustix::fs::openat(proc, "self/timens_offsets", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .at(Layer::Namespaces, "open timens_offsets")?;
+    let offsets = format!("monotonic -{monotonic} 0\nboottime -{boottime} 0\n");
+    rustix::io::write(&file, offsets.as_bytes()).at(Layer::Namespaces, "timens_offsets")?;
+    Ok(())
+}
+
+/// Lets the step open its output pipes again by name (`/dev/stderr`); files are left alone.
+fn own_pipe(stream: &OwnedFd, host_id: u32) -> Result<(), Errno> {
+    if FileType::from_raw_mode(fstat(stream)?.st_mode) == FileType::Fifo {
+        fchown(stream.as_fd(), Some(Uid::from_raw(host_id)), Some(Gid::from_raw(host_id)))?;
+    }
+    Ok(())
+}
+
+/// Another user than the step's, no capabilities, hardly a system call.
+fn retire(filter: &Filter) -> Staged<()> {
+    step::drop_privileges(INIT_HOST_ID)?;
+    bind_to_launcher()?;
+    filter.install().map_err(|error| Failed { layer: Layer::Seccomp, operation: error.to_string(), errno: 0 })
+}

@@ -1,0 +1,91 @@
+//! What runs between clone3 and execve, in the step's own namespaces: the sandbox init, then the step process.
+//!
+//! Everything here is executed by a forked, single-threaded process. An error ends that process after one report to the caller.
+
+mod attach;
+mod init;
+mod landlock;
+mod step;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, open, openat};
+
+use crate::filter::Filter;
+use crate::launcher::channel::Channel;
+use crate::launcher::order::{Failed, Order};
+use crate::layer::Layer;
+use crate::sys::{self, SingleThread};
+
+pub(crate) use init::run;
+
+/// What the launcher hands to the process it cloned.
+#[derive(Debug)]
+pub(crate) struct Handed<'a> {
+    pub(crate) order: Order,
+    pub(crate) descriptors: Descriptors,
+    /// User namespace that maps root on disk to the step's host user.
+    pub(crate) owners: &'a OwnedFd,
+    /// The step's filter, compiled before the launcher was forked.
+    pub(crate) filter: &'a Filter,
+    /// The sandbox init's filter.
+    pub(crate) init_filter: &'a Filter,
+    pub(crate) alone: &'a SingleThread,
+}
+
+/// The descriptors that came with an order.
+#[derive(Debug)]
+pub(crate) struct Descriptors {
+    pub(crate) control: Channel,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+    /// The image, then the policy's mounts.
+    pub(crate) trees: Vec<OwnedFd>,
+}
+
+impl Descriptors {
+    /// Closes every descriptor of the process, whoever owns it, but the standard three and the control socket.
+    fn keep_only_control(self, alone: &SingleThread) -> Staged<Channel> {
+        let layer = Layer::Descriptors;
+        nix::unistd::dup2_stdin(&self.control).at(layer, "dup2")?;
+        sys::close_from(alone, 3).at(layer, "close_range")?;
+        // Closed just now; dropping it would close whatever gets its numbers next.
+        std::mem::forget(self);
+        let control = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3).at(layer, "dup")?;
+        let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at(layer, "open /dev/null")?;
+        nix::unistd::dup2_stdin(&null).at(layer, "stdin")?;
+        Ok(Channel::from_fd(control))
+    }
+}
+
+type Staged<T> = Result<T, Failed>;
+
+/// Names the layer and the operation of an error.
+trait At<T> {
+    fn at(self, layer: Layer, operation: &str) -> Staged<T>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+    fn at(self, layer: Layer, operation: &str) -> Staged<T> {
+        self.map_err(|error| {
+            let errno = error.into().raw_os_error().unwrap_or(0);
+            Failed { layer, operation: operation.to_owned(), errno }
+        })
+    }
+}
+
+/// Writes a setting through a procfs that only we hold, and reads it back.
+fn set(proc: &OwnedFd, path: &str, value: &str) -> io::Result<String> {
+    let file = openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, value.as_bytes())?;
+    read(proc, path)
+}
+
+/// Reads a short setting.
+fn read(proc: &OwnedFd, path: &str) -> io::Result<String> {
+    let file = openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = [0; 64];
+    let length = rustix::io::read(file.as_fd(), &mut text)?;
+    Ok(String::from_utf8_lossy(text.get(..length).unwrap_or_default()).trim().to_owned())
+}

@@ -1,0 +1,208 @@
+//! The step process: takes everything off itself in an order in which nothing taken off is needed again, lets the caller check,
+//! and executes the program.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use caps::CapSet;
+use nix::sched::{CloneFlags, unshare};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, setrlimit, setsid, umask};
+use rustix::thread::{
+    CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits, set_no_new_privs,
+    set_thread_res_gid, set_thread_res_uid,
+};
+
+use super::{At, Descriptors, Handed, Staged, landlock, set};
+use crate::enforced::Confirmed;
+use crate::filter::Filter;
+use crate::launcher::channel::Channel;
+use crate::launcher::order::{Failed, GO, Order, Report};
+use crate::layer::Layer;
+use crate::policy::VIEW_ID;
+use crate::sys::{self, SingleThread};
+
+/// Namespaces that a step may create none of. Source: namespaces(7), `/proc/sys/user`.
+const NAMESPACES: [&str; 8] = ["user", "pid", "uts", "ipc", "net", "mnt", "cgroup", "time"];
+/// Stack: soft as usual, hard what gcc raises it to.
+const STACK_BYTES: (u64, u64) = (8 << 20, 64 << 20);
+/// Memory that can be locked: what a kernel gives by default (`RLIMIT_MEMLOCK` before Linux 5.16).
+const LOCKED_BYTES: u64 = 64 << 10;
+/// Signals that can be pending.
+const PENDING_SIGNALS: u64 = 1024;
+
+/// Runs the step process to its end.
+pub(super) fn run(handed: Handed<'_>, proc: OwnedFd) -> ! {
+    let Handed { order, descriptors, filter, alone, .. } = handed;
+    let (control, result) = match confine(&order, &descriptors, &proc) {
+        Err(failed) => (Ok(descriptors.control), Err(failed)),
+        Ok(confirmed) => match settle(&order, descriptors, alone) {
+            Ok(control) => {
+                let result = finish(&order, filter, confirmed, &control);
+                (Ok(control), result)
+            }
+            Err(failed) => (Err(()), Err(failed)),
+        },
+    };
+    if let (Ok(control), Err(failed)) = (control, result) {
+        // If the caller is gone, nobody is left to tell.
+        let _ = control.send(&Report::Failed(failed), &[]);
+    }
+    // Not even the setup procfs is dropped: its number may be another's by now.
+    std::mem::forget(proc);
+    sys::exit_now(1)
+}
+
+/// Everything up to the capabilities, while the set-up's descriptors are still open.
+fn confine(order: &Order, descriptors: &Descriptors, proc: &OwnedFd) -> Staged<Confirmed> {
+    let own_keyring = new_process(descriptors)?;
+    process_limits(order).at(Layer::ProcessLimits, "setrlimit")?;
+    unshare(CloneFlags::CLONE_NEWUSER).at(Layer::Namespaces, "unshare of user")?;
+    descriptors.control.send(&Report::Unmapped, &[]).at(Layer::Identity, "asking for the user")?;
+    wait_for_go(&descriptors.control)?;
+    let mut namespaces_max = BTreeMap::new();
+    if order.require(Layer::NestedNamespaces) {
+        for name in NAMESPACES {
+            let setting = format!("max_{name}_namespaces");
+            let value = set(proc, &format!("sys/user/{setting}"), "0").at(Layer::NestedNamespaces, &setting)?;
+            namespaces_max.insert(setting, value);
+        }
+    }
+    let memfd_noexec = super::read(proc, "sys/vm/memfd_noexec").at(Layer::AnonymousExec, "vm.memfd_noexec")?;
+    Ok(Confirmed { landlock: None, securebits: 0, memfd_noexec, namespaces_max, own_keyring })
+}
+
+/// Identity, capabilities and descriptors. Returns the control socket, the only descriptor left beside the standard three.
+fn settle(order: &Order, descriptors: Descriptors, alone: &SingleThread) -> Staged<Channel> {
+    if order.require(Layer::Capabilities) {
+        drop_privileges(VIEW_ID)?;
+    } else {
+        identity(VIEW_ID)?;
+    }
+    if order.require(Layer::Descriptors) {
+        return descriptors.keep_only_control(alone);
+    }
+    Ok(descriptors.control)
+}
+
+/// The last three layers, the caller's check, and execve.
+fn finish(order: &Order, filter: &Filter, mut confirmed: Confirmed, control: &Channel) -> Staged<()> {
+    if order.require(Layer::NoNewPrivileges) {
+        set_no_new_privs(true).at(Layer::NoNewPrivileges, "PR_SET_NO_NEW_PRIVS")?;
+    }
+    chdir(order.workdir.as_str()).at(Layer::View, &format!("chdir to {}", order.workdir))?;
+    if order.require(Layer::Landlock) {
+        confirmed.landlock = Some(landlock::confine(order)?);
+    }
+    confirmed.securebits = capabilities_secure_bits().at(Layer::Capabilities, "PR_GET_SECUREBITS")?.bits();
+    let program = Program::new(order).at(Layer::Process, "arguments")?;
+    if order.require(Layer::Seccomp) {
+        filter.install().map_err(|error| Failed { layer: Layer::Seccomp, operation: error.to_string(), errno: 0 })?;
+    }
+    control.send(&Report::Ready(Box::new(confirmed)), &[]).at(Layer::Process, "report")?;
+    wait_for_go(control)?;
+    let errno = program.execute();
+    control.send(&Report::NotExecuted { errno }, &[]).at(Layer::Process, "report")
+}
+
+/// A session, streams, a file mode mask, a personality and a keyring of its own.
+fn new_process(descriptors: &Descriptors) -> Staged<bool> {
+    setsid().at(Layer::Process, "setsid")?;
+    nix::unistd::dup2_stdout(&descriptors.stdout).at(Layer::Process, "stdout")?;
+    nix::unistd::dup2_stderr(&descriptors.stderr).at(Layer::Process, "stderr")?;
+    umask(Mode::from_raw_mode(0o022));
+    nix::sys::signal::SigSet::empty().thread_set_mask().at(Layer::Process, "signal mask")?;
+    nix::sys::personality::set(nix::sys::personality::Persona::empty()).at(Layer::Process, "personality")?;
+    sys::join_empty_keyring().at(Layer::Process, "KEYCTL_JOIN_SESSION_KEYRING")
+}
+
+fn process_limits(order: &Order) -> Result<(), Errno> {
+    let same = |value| (value, value);
+    let limits = [
+        (Resource::Core, same(0)),
+        (Resource::Fsize, same(order.file_bytes)),
+        (Resource::Nofile, same(order.open_files)),
+        (Resource::Stack, STACK_BYTES),
+        (Resource::Memlock, same(LOCKED_BYTES)),
+        (Resource::Msgqueue, same(0)),
+        (Resource::Sigpending, same(PENDING_SIGNALS)),
+        (Resource::Rtprio, same(0)),
+        (Resource::Nice, same(0)),
+    ];
+    limits.into_iter().try_for_each(|(resource, (soft, hard))| {
+        setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })
+    })
+}
+
+/// All ids and no group.
+fn identity(id: u32) -> Staged<()> {
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    set_thread_res_gid(gid, gid, gid).at(Layer::Identity, "setresgid")?;
+    set_thread_res_uid(uid, uid, uid).at(Layer::Identity, "setresuid")
+}
+
+/// Becomes `id` without any capability, for good: bounding set and securebits first, while that is still allowed.
+pub(super) fn drop_privileges(id: u32) -> Staged<()> {
+    let caps =
+        |error: caps::errors::CapsError| Failed { layer: Layer::Capabilities, operation: error.to_string(), errno: 0 };
+    for capability in caps::all() {
+        caps::drop(None, CapSet::Bounding, capability).map_err(caps)?;
+    }
+    let bits = CapabilitiesSecureBits::NO_ROOT
+        | CapabilitiesSecureBits::NO_ROOT_LOCKED
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP
+        | CapabilitiesSecureBits::NO_SETUID_FIXUP_LOCKED
+        | CapabilitiesSecureBits::KEEP_CAPS_LOCKED
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE
+        | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
+    set_capabilities_secure_bits(bits).at(Layer::Capabilities, "PR_SET_SECUREBITS")?;
+    identity(id)?;
+    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        caps::clear(None, set).map_err(caps)?;
+    }
+    Ok(())
+}
+
+fn wait_for_go(control: &Channel) -> Staged<()> {
+    match control.receive_bytes(GO.len()) {
+        Ok(Some(received)) if received.message == GO => Ok(()),
+        Ok(_) => Err(Errno::PIPE).at(Layer::Process, "waiting for the caller"),
+        Err(error) => Err(error).at(Layer::Process, "waiting for the caller"),
+    }
+}
+
+/// What execve takes, allocated before the filter is on.
+struct Program {
+    candidates: Vec<CString>,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+}
+
+impl Program {
+    fn new(order: &Order) -> io::Result<Self> {
+        let strings = |texts: &[String]| texts.iter().map(|text| CString::new(text.as_str())).collect::<Result<_, _>>();
+        let name = order.argv.first().map_or("", String::as_str);
+        let candidates = if name.contains('/') {
+            vec![CString::new(name)?]
+        } else {
+            let named = order.path.iter().map(|directory| CString::new(format!("{directory}/{name}")));
+            named.collect::<Result<_, _>>()?
+        };
+        Ok(Self { candidates, argv: strings(&order.argv)?, env: strings(&order.env)? })
+    }
+
+    /// Returns only if no candidate could be executed: the error that says most.
+    fn execute(&self) -> i32 {
+        let mut answer = nix::errno::Errno::ENOENT;
+        for candidate in &self.candidates {
+            let Err(error) = nix::unistd::execve(candidate, &self.argv, &self.env);
+            if error != nix::errno::Errno::ENOENT {
+                answer = error;
+            }
+        }
+        answer as i32
+    }
+}

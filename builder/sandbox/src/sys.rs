@@ -1,0 +1,237 @@
+//! Every system call that neither nix nor rustix offers as a safe function, each as one small safe function.
+//!
+//! Promises: this is the only file of the package with `unsafe`; one operation a block, each with the clause that makes it sound.
+//! Absent: policy. Nothing here decides anything.
+#![expect(unsafe_code, reason = "the package's only place for raw system calls")]
+
+use std::fs::{File, read_dir};
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// `CLONE_INTO_CGROUP`: libc's constant overflows to 0 on glibc targets (rust-lang/libc issue 3584), so we have our own.
+/// Source: include/uapi/linux/sched.h.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+/// `CLONE_CLEAR_SIGHAND`. Source: include/uapi/linux/sched.h.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+/// `CLONE_PIDFD`. Source: include/uapi/linux/sched.h.
+const CLONE_PIDFD: u64 = 0x1000;
+/// Mount, pid, net, ipc, uts and cgroup namespaces: all that must exist before, and so be owned above, the user namespace.
+const STEP_NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWCGROUP) as u64;
+
+/// Holding one proves that the process had exactly one thread when it was made, and it cannot be sent to another thread:
+/// what makes it sound to go on with ordinary Rust after a fork.
+#[derive(Debug)]
+pub(crate) struct SingleThread(PhantomData<*const ()>);
+
+impl SingleThread {
+    /// Counts the process's threads; `Err(count)` if there is more than one.
+    pub(crate) fn prove() -> io::Result<Result<Self, usize>> {
+        match read_dir("/proc/self/task")?.count() {
+            1 => Ok(Ok(Self(PhantomData))),
+            threads => Ok(Err(threads)),
+        }
+    }
+}
+
+/// Which side of a fork the caller is on.
+#[derive(Debug)]
+pub(crate) enum Forked {
+    /// In the new process.
+    Child,
+    /// In the old process, with the new one's pid in its own pid namespace.
+    Parent(i32),
+}
+
+/// `fork(2)`.
+pub(crate) fn fork(_: &SingleThread) -> io::Result<Forked> {
+    // SAFETY: the token proves that no other thread exists, so no lock can be left held in the child (fork(3p)).
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid)),
+    }
+}
+
+/// `struct clone_args`, first version with a cgroup (88 bytes). Source: include/uapi/linux/sched.h.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Which side of a clone the caller is on.
+#[derive(Debug)]
+pub(crate) enum Cloned {
+    /// In the new process, pid 1 of its pid namespace.
+    Child,
+    /// In the old process.
+    Parent {
+        /// The new process in the caller's pid namespace.
+        pid: i32,
+        /// Becomes readable when the new process has died.
+        pidfd: OwnedFd,
+    },
+}
+
+/// `clone3(2)` into new namespaces and, at once, into `cgroup`. Memory is copied as by fork.
+pub(crate) fn clone_step(_: &SingleThread, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    let args = CloneArgs {
+        flags: STEP_NAMESPACES | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.as_raw_fd() as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: no CLONE_VM and no stack given, so it behaves like fork; the token proves that there is one thread; `args` and
+    // `pidfd` outlive the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: CLONE_PIDFD succeeded, so the kernel stored a new descriptor there that nothing else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: pid as i32, pidfd })
+        }
+    }
+}
+
+/// `_exit(2)`: ends the process without running what the parent's frames registered.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes any value and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// `struct mount_attr`. Source: include/uapi/linux/mount.h.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// `MOUNT_ATTR_*`. Source: include/uapi/linux/mount.h.
+pub(crate) mod attr {
+    /// Nothing below is writable.
+    pub(crate) const RDONLY: u64 = 0x1;
+    /// Set-user-id bits have no effect.
+    pub(crate) const NOSUID: u64 = 0x2;
+    /// Device nodes cannot be opened.
+    pub(crate) const NODEV: u64 = 0x4;
+    /// Nothing can be executed.
+    pub(crate) const NOEXEC: u64 = 0x8;
+    /// Owners are mapped through a user namespace.
+    pub(crate) const IDMAP: u64 = 0x0010_0000;
+}
+
+/// `mount_setattr(2)` on one mount (not its children): adds `set`, and maps owners through `owners` if given.
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, owners: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let attr = MountAttr {
+        attr_set: set | if owners.is_some() { attr::IDMAP } else { 0 },
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: owners.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    // SAFETY: the path is a C string of length 0, `attr` outlives the call and its size is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    check(result)
+}
+
+/// `close_range(2)` from `first` up. Only for a process that is about to become something else: it closes what others own.
+pub(crate) fn close_from(_: &SingleThread, first: u32) -> io::Result<()> {
+    // SAFETY: takes plain integers. No Rust value that holds such a descriptor is used or dropped afterwards: the callers
+    // (launcher start, sandbox init, step) forget theirs, and their process leaves by _exit or execve.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) })
+}
+
+/// Joins a new, empty session keyring. `Ok(false)`: this kernel has no keyrings.
+pub(crate) fn join_empty_keyring() -> io::Result<bool> {
+    /// `KEYCTL_JOIN_SESSION_KEYRING`. Source: include/uapi/linux/keyctl.h.
+    const JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring (keyctl_join_session_keyring(3)).
+    let result = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+    match check(result) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives every signal its default disposition: ignored ones would survive execve.
+pub(crate) fn reset_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is a valid disposition; SIGKILL, SIGSTOP and libc's own signals answer EINVAL, which changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Lets the kernel reap this process's children.
+pub(crate) fn ignore_children() -> io::Result<()> {
+    // SAFETY: SIG_IGN is a valid disposition and SIGCHLD a valid signal.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Brings the loopback interface of the current network namespace up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    // SAFETY: plain integers; the result is checked before it is owned.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: socket(2) just returned this descriptor; nothing else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: all-zero bytes are a valid ifreq (arrays and integers).
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which outlives the call.
+    check(libc::c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }))
+}
+
+/// One device-mapper ioctl: `buffer` starts with a `struct dm_ioctl`, whose `data_size` (bytes 12 to 16) must be its length.
+/// Source: include/uapi/linux/dm-ioctl.h.
+pub(crate) fn device_mapper(control: &File, request: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let claimed = buffer.get(12..16).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+    if claimed.map(|size| size as usize) != Some(buffer.len()) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: the kernel reads and writes at most `data_size` bytes from the pointer, which was just checked to be its length.
+    check(libc::c_long::from(unsafe { libc::ioctl(control.as_fd().as_raw_fd(), request, buffer.as_mut_ptr()) }))
+}
+
+/// Turns a system call's result into a `Result`.
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

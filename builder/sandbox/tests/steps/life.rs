@@ -1,0 +1,164 @@
+//! A step's life: what it finds, how it ends, what is left.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use kiln_sandbox::{Access, DetachedTree, Draft, Exit, Layer, Limits, Mount, Policy, Source, SpawnError, ViewError};
+
+use crate::Test;
+use crate::bench::{Bench, pipe, run};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_step_finds_exactly_what_the_policy_says", a_step_finds_exactly_what_the_policy_says),
+    ("every_end_is_told_apart", every_end_is_told_apart),
+    ("a_daemon_left_behind_is_dead", a_daemon_left_behind_is_dead),
+    ("another_thread_can_kill", another_thread_can_kill),
+    ("a_dropped_step_is_dead", a_dropped_step_is_dead),
+    ("outputs_belong_to_root_on_disk", outputs_belong_to_root_on_disk),
+    ("a_workspace_in_memory_goes_from_step_to_step", a_workspace_in_memory_goes_from_step_to_step),
+    ("what_is_enforced_is_recorded", what_is_enforced_is_recorded),
+    ("an_impossible_view_is_refused", an_impossible_view_is_refused),
+    ("a_launcher_refuses_a_threaded_process", a_launcher_refuses_a_threaded_process),
+    ("a_program_is_found_in_the_path", a_program_is_found_in_the_path),
+    ("nothing_is_left_on_the_host", nothing_is_left_on_the_host),
+];
+
+fn a_step_finds_exactly_what_the_policy_says(bench: &Bench) {
+    let ran = bench.probe(&["facts", "a b", ""]);
+    let expected = "argv [/probe] [facts] [a b] []\nenv [LANG=C]\n\
+        pid 2 uid 1000 gid 1000 groups 0 umask 022\n\
+        host localhost domain (none) cwd /work/out session 1\nuptime from zero\n";
+    assert_eq!(ran.said, expected);
+}
+
+fn every_end_is_told_apart(bench: &Bench) {
+    let quick = |arguments: &[&str]| {
+        let draft = bench.draft(arguments);
+        run(&bench.launcher, Draft { limits: Limits { wall_ms: 500, ..draft.limits }, ..draft }).outcome
+    };
+    assert_eq!(bench.probe(&["exit", "0"]).outcome.exit, Exit::Code { code: 0 });
+    assert_eq!(bench.probe(&["exit", "42"]).outcome.exit, Exit::Code { code: 42 });
+    assert_eq!(bench.probe(&["self_kill"]).outcome.exit, Exit::Signal { signal: 11 });
+    let spun = quick(&["spin"]);
+    assert_eq!(spun.exit, Exit::Timeout);
+    assert!((500..5000).contains(&spun.usage.wall_ms), "{:?}", spun.usage);
+    assert!(spun.usage.cpu_us > 100_000, "{:?}", spun.usage);
+    let missing = Draft { argv: vec!["/nothing".into()], ..bench.draft(&[]) };
+    assert_eq!(run(&bench.launcher, missing).outcome.exit, Exit::NotExecutable { errno: libc::ENOENT });
+    let no_program = Draft { argv: vec!["/inputs/data".into()], ..bench.draft(&[]) };
+    assert_eq!(run(&bench.launcher, no_program).outcome.exit, Exit::NotExecutable { errno: libc::EACCES });
+}
+
+fn a_daemon_left_behind_is_dead(bench: &Bench) {
+    let ran = bench.probe(&["daemon_left"]);
+    assert_eq!(ran.outcome.exit, Exit::Code { code: 0 });
+    let size = || fs::metadata(bench.workspace().join("late")).map_or(0, |file| file.len());
+    let before = size();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(size(), before, "something still writes");
+}
+
+fn another_thread_can_kill(bench: &Bench) {
+    let policy = Policy::new(bench.draft(&["spin"])).expect("policy");
+    let (_reader, writer) = pipe();
+    let errors = writer.try_clone().expect("dup");
+    let step = bench.launcher.spawn(&policy, writer, errors).expect("step");
+    let killer = step.killer();
+    let killing = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        killer.kill().expect("kill");
+    });
+    let begin = Instant::now();
+    assert_eq!(step.wait().expect("outcome").exit, Exit::Killed);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    killing.join().expect("killer");
+}
+
+fn a_dropped_step_is_dead(bench: &Bench) {
+    let policy = Policy::new(bench.draft(&["spin"])).expect("policy");
+    let (reader, writer) = pipe();
+    let errors = writer.try_clone().expect("dup");
+    drop(bench.launcher.spawn(&policy, writer, errors).expect("step"));
+    // The pipe's only other holder was the step.
+    assert_eq!(std::io::copy(&mut &reader, &mut std::io::sink()).expect("end of file"), 0);
+}
+
+fn outputs_belong_to_root_on_disk(bench: &Bench) {
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(bench.probe(&["outputs"]).answer("outputs"), "OK");
+    let file = fs::metadata(bench.workspace().join("artifact")).expect("artifact");
+    assert_eq!((file.uid(), file.gid(), file.mode() & 0o7777), (0, 0, 0o600));
+}
+
+fn a_workspace_in_memory_goes_from_step_to_step(bench: &Bench) {
+    let workspace = DetachedTree::workspace("out", 1 << 20, 100).expect("workspace");
+    let step = |arguments: &[&str], access, slot| {
+        let source = Source::Tree(workspace.clone());
+        let mounts = vec![Mount { source, target: "/work/out".into(), access }];
+        run(&bench.launcher, Draft { mounts, slot, ..bench.draft(arguments) })
+    };
+    assert_eq!(step(&["outputs"], Access::ReadWrite, 1).answer("outputs"), "OK");
+    let second = step(&["outputs", "write_work"], Access::ReadOnly, 2);
+    assert_eq!(second.answer("write_work"), "EROFS");
+    assert_eq!(step(&["fifo_in_work"], Access::ReadOnly, 3).answer("fifo_in_work"), "EROFS");
+    assert_eq!(step(&["write_work"], Access::ReadWrite, 4).answer("write_work"), "OK");
+}
+
+fn what_is_enforced_is_recorded(bench: &Bench) {
+    let enforced = bench.probe(&["nothing"]).outcome.enforced;
+    assert_eq!(enforced.given_up.iter().collect::<Vec<_>>(), [&Layer::Limits]);
+    assert_eq!(enforced.namespaces.len(), 8);
+    assert_eq!(enforced.process.uid, 100_007);
+    assert_eq!((enforced.process.capabilities, enforced.process.seccomp_mode), (0, 2));
+    assert!(enforced.process.no_new_privileges);
+    assert_eq!(enforced.confirmed.landlock.as_ref().map(|landlock| landlock.abi), Some(7));
+    assert_eq!(enforced.confirmed.memfd_noexec, "2");
+    assert!(enforced.confirmed.namespaces_max.values().all(|value| value == "0"));
+    let mut targets: Vec<_> = enforced.mounts.iter().map(|mount| mount.target.as_str()).collect();
+    targets.sort_unstable();
+    let expected = ["/", "/dev", "/dev/shm", "/inputs", "/inputs/data", "/proc", "/tmp", "/work", "/work/out"];
+    assert_eq!(targets, expected);
+    assert_eq!(enforced.seccomp_sha256.len(), 64);
+}
+
+fn an_impossible_view_is_refused(bench: &Bench) {
+    let refusal = |target: &str| {
+        let source = Source::Path(bench.workspace());
+        let mut draft = bench.draft(&["nothing"]);
+        draft.mounts.push(Mount { source, target: target.into(), access: Access::ReadOnly });
+        let (_reader, writer) = pipe();
+        let errors = writer.try_clone().expect("dup");
+        bench.launcher.spawn(&Policy::new(draft).expect("policy"), writer, errors).map(drop).expect_err("no view")
+    };
+    assert!(matches!(refusal("/nowhere"), SpawnError::View(ViewError::Missing { .. })));
+    assert!(matches!(refusal("/nowhere/at/all"), SpawnError::View(ViewError::Missing { .. })));
+    let mut draft = bench.draft(&["nothing"]);
+    draft.mounts[0].source = Source::Path("/nonexistent".into());
+    let (_reader, writer) = pipe();
+    let errors = writer.try_clone().expect("dup");
+    let error = bench.launcher.spawn(&Policy::new(draft).expect("policy"), writer, errors).map(drop);
+    assert!(matches!(error, Err(SpawnError::Source { .. })), "{error:?}");
+}
+
+fn a_launcher_refuses_a_threaded_process(_: &Bench) {
+    let started = std::thread::spawn(|| kiln_sandbox::Launcher::start().map(drop)).join().expect("thread");
+    assert!(matches!(started, Err(SpawnError::Threads { count: 2.. })), "{started:?}");
+}
+
+fn a_program_is_found_in_the_path(bench: &Bench) {
+    let mut draft = bench.draft(&[]);
+    draft.argv = vec!["probe".into(), "exit".into(), "5".into()];
+    assert_eq!(run(&bench.launcher, draft.clone()).outcome.exit, Exit::NotExecutable { errno: libc::ENOENT });
+    draft.env.insert("PATH".into(), "/nothing:/".into());
+    assert_eq!(run(&bench.launcher, draft).outcome.exit, Exit::Code { code: 5 });
+}
+
+fn nothing_is_left_on_the_host(bench: &Bench) {
+    let mounts = || fs::read_to_string("/proc/self/mountinfo").expect("mountinfo").lines().count();
+    let descriptors = || fs::read_dir("/proc/self/fd").expect("fd").count();
+    let before = (mounts(), descriptors());
+    for _ in 0..20 {
+        assert_eq!(bench.probe(&["daemon_left"]).outcome.exit, Exit::Code { code: 0 });
+    }
+    assert_eq!((mounts(), descriptors()), before);
+}
