@@ -1,1 +1,23 @@
-//! Challenges machines, certifies them, hands out jobs, takes in evidence.
+//! The authority: it challenges a machine, certifies it, hands it its one job and takes in the evidence.
+//!
+//! In reading order: [`site`] is what a site has on disk; [`Offer`] is one job with its files; [`Authority`] serves one machine,
+//! over one link, in one fixed order.
+//!
+//! Deliberately absent: which TPMs belong to the site (a software TPM belongs to whoever runs it, and its builder id says so),
+//! and any judgement of the evidence but that of the first quote.
+
+#![forbid(unsafe_code)]
+
+mod authority;
+mod certify;
+mod input;
+mod intake;
+mod link;
+mod offer;
+pub mod site;
+
+pub use authority::{Authority, Fault, Listener, Outcome, Report, Surroundings};
+pub use certify::CertifyError;
+pub use intake::IntakeError;
+pub use link::LinkError;
+pub use offer::{Offer, OfferError};

@@ -1,0 +1,323 @@
+//! Serves one machine, over one link, in one order:
+//!
+//! 1. [`Authority::admit`]: configuration, trust bundle, challenge, attestation, certificates;
+//! 2. [`Authority::hand_over`]: the job, its inputs, the decision;
+//! 3. [`Authority::take_in`]: the steps' logs, the bundle's files, the last message.
+//!
+//! A machine that does not follow it is a [`Fault`], and nothing more is said to it. No job leaves before the first quote held.
+//! Nothing that a machine sends is believed beyond its own signature, and nothing is larger or later than the bounds say.
+//! Deliberately absent: a judgement of the evidence, which is the verifier's.
+
+mod checks;
+mod fault;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::time::Duration;
+
+use hyper::{Method, StatusCode};
+use kiln_formats::canonical;
+use kiln_formats::challenge::{self, Challenge};
+use kiln_formats::decision::{Decision, Ruling};
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::job::check::ITEMS_MAX;
+use kiln_formats::link::{Attestation, Certificates, Done, MESSAGE_BYTES_MAX, NotAttested, SILENCE_MS_MAX, path};
+use kiln_formats::log::{Frame, split_first};
+use kiln_formats::manifest::FILES_MAX;
+use kiln_formats::names::Name;
+use kiln_formats::reference::Reference;
+use kiln_formats::timestamp::Timestamp;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub use fault::Fault;
+
+use crate::intake::Intake;
+use crate::link::{Exchange, Link};
+use crate::offer::Offer;
+use crate::site::Site;
+use crate::{input, link};
+
+/// How long a machine may take from power-on to its first request: firmware takes 15 s without hardware virtualization.
+const BOOT_MS_MAX: u64 = 300_000;
+const BOOT: Duration = Duration::from_millis(BOOT_MS_MAX);
+const SILENCE: Duration = Duration::from_millis(SILENCE_MS_MAX);
+
+/// Where time and randomness come from.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings {
+    /// The wall clock.
+    pub now: fn() -> Timestamp,
+    /// Fills a buffer with bytes that nobody can guess.
+    pub random: fn(&mut [u8]) -> Result<(), getrandom::Error>,
+}
+
+/// All that one machine is served from.
+#[derive(Debug, Clone, Copy)]
+pub struct Authority<'a> {
+    /// In whose name.
+    pub site: &'a Site,
+    /// How the machine was started.
+    pub builder_id: &'a str,
+    /// What its image must yield.
+    pub reference: &'a Reference,
+    /// What it is to do.
+    pub offer: &'a Offer,
+    /// Where the bundle goes: an empty directory that is nobody else's.
+    pub bundle: &'a Path,
+    /// Clock and randomness.
+    pub surroundings: Surroundings,
+}
+
+/// How a machine ended that kept to the protocol.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It says that it built everything; the bundle has artifacts.
+    Built,
+    /// It says that a step failed; the bundle has no artifacts.
+    StepFailed,
+    /// It refused the job, in a decision signed by its certified key.
+    Refused(Box<Decision>),
+    /// It was refused: its first quote does not hold. It saw no job.
+    NotAttested(NotAttested),
+}
+
+/// What is going on, as it happens.
+#[derive(Debug)]
+pub enum Report<'a> {
+    /// The machine's first request has come.
+    Connected,
+    /// The quote held; times are those of the machine's boot clock, believed for nothing.
+    Attested {
+        /// The build.
+        build_id: &'a Name,
+        /// When PID 1 started, in microseconds since the kernel did.
+        init_uptime_us: u64,
+        /// When the attestation was sent, on the same clock.
+        sent_uptime_us: u64,
+    },
+    /// The job was asked for.
+    JobTaken,
+    /// An input was asked for.
+    InputTaken {
+        /// Which.
+        sha256: Sha256Digest,
+    },
+    /// The machine decided.
+    Decided(&'a Decision),
+    /// A step's log was opened.
+    StepBegun(&'a Name),
+    /// A step wrote something.
+    StepWrote(&'a Name, Frame<'a>),
+    /// A step's log was closed.
+    StepEnded(&'a Name),
+    /// A file of the bundle has come whole.
+    FileTaken {
+        /// Its path in the bundle.
+        path: &'a str,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+/// A listener for [`Report`]s.
+pub type Listener<'a> = &'a mut (dyn FnMut(Report<'_>) + Send);
+
+/// A machine whose first quote held.
+struct Admitted {
+    challenge: Challenge,
+    statement_key: ed25519_dalek::VerifyingKey,
+}
+
+impl Authority<'_> {
+    /// Serves the machine at the other end of `stream`, for at most `deadline`.
+    ///
+    /// # Errors
+    /// [`Fault`]: the machine, its link or this host failed, or the machine did not keep to the protocol. What is in the
+    /// bundle's directory then is worth nothing.
+    pub async fn serve<S>(&self, stream: S, deadline: Duration, listener: Listener<'_>) -> Result<Outcome, Fault>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let conversation = link::serve(stream, async |link: &mut Link| {
+            let admitted = match self.admit(link, listener).await? {
+                Ok(admitted) => admitted,
+                Err(refused) => return Ok(Outcome::NotAttested(refused)),
+            };
+            let decision = self.hand_over(link, &admitted, listener).await?;
+            self.take_in(link, decision, listener).await
+        });
+        tokio::time::timeout(deadline, conversation).await.unwrap_or(Err(Fault::Deadline { deadline }))
+    }
+
+    /// From the first request to the certificates. A machine whose quote does not hold is told so, and no more.
+    async fn admit(&self, link: &mut Link, listener: Listener<'_>) -> Result<Result<Admitted, NotAttested>, Fault> {
+        let exchange = expect(link, &Method::GET, path::CONFIGURATION, BOOT).await?;
+        listener(Report::Connected);
+        let configuration = encode(&self.site.configuration(self.builder_id))?;
+        exchange.answer(StatusCode::OK, configuration.clone());
+        let exchange = expect(link, &Method::GET, path::TRUST, SILENCE).await?;
+        exchange.answer(StatusCode::OK, self.site.trust_bytes().to_vec());
+        let exchange = expect(link, &Method::GET, path::CHALLENGE, SILENCE).await?;
+        let challenge = self.challenge()?;
+        exchange.answer(StatusCode::OK, encode(&challenge)?);
+
+        let mut exchange = expect(link, &Method::POST, path::ATTESTATION, SILENCE).await?;
+        let attestation: Attestation = decode(&mut exchange).await?;
+        match checks::attestation(self, &attestation, &challenge, &configuration) {
+            Err(refused) => {
+                exchange.answer(StatusCode::FORBIDDEN, encode(&refused)?);
+                Ok(Err(refused))
+            }
+            Ok(attested) => {
+                let certificates: Certificates = checks::certify(self, &attested, &challenge)?;
+                listener(Report::Attested {
+                    build_id: &challenge.build_id,
+                    init_uptime_us: attestation.init_uptime_us,
+                    sent_uptime_us: attestation.sent_uptime_us,
+                });
+                exchange.answer(StatusCode::OK, encode(&certificates)?);
+                Ok(Ok(Admitted { challenge, statement_key: attested.statement_key.0 }))
+            }
+        }
+    }
+
+    fn challenge(&self) -> Result<Challenge, Fault> {
+        let (mut build_id, mut nonce) = ([0; 16], [0; 32]);
+        (self.surroundings.random)(&mut build_id)?;
+        (self.surroundings.random)(&mut nonce)?;
+        let build_id: String = build_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Challenge {
+            version: challenge::VERSION,
+            build_id: build_id.parse().map_err(|_| Fault::BuildId)?,
+            nonce: Sha256Digest::from_bytes(nonce),
+            job_sha256: self.offer.sha256(),
+            image_sha256: self.reference.image_sha256,
+            issued: (self.surroundings.now)(),
+        })
+    }
+
+    /// From the job to the decision: the document as it is, then the inputs that the machine asks for.
+    async fn hand_over(&self, link: &mut Link, admitted: &Admitted, listener: Listener<'_>) -> Result<Decision, Fault> {
+        expect(link, &Method::GET, path::JOB, SILENCE).await?.answer(StatusCode::OK, self.offer.document().to_vec());
+        listener(Report::JobTaken);
+        for _ in 0..=ITEMS_MAX {
+            let mut exchange = link.next(SILENCE).await?;
+            if exchange.method == Method::POST && exchange.path == path::DECISION {
+                let bytes = exchange.message(SILENCE, MESSAGE_BYTES_MAX).await?;
+                let decision = checks::decision(self, &bytes, &admitted.challenge, &admitted.statement_key)?;
+                listener(Report::Decided(&decision));
+                exchange.answer(StatusCode::NO_CONTENT, Vec::new());
+                return Ok(decision);
+            }
+            self.input(exchange, listener).await?;
+        }
+        Err(Fault::TooMany { what: "inputs", count_max: ITEMS_MAX })
+    }
+
+    /// Answers with an input; 404 if there is none with this digest, which makes the machine refuse the job.
+    async fn input(&self, exchange: Exchange, listener: Listener<'_>) -> Result<(), Fault> {
+        let digest = exchange.path.strip_prefix(path::INPUTS).and_then(|hex| hex.parse::<Sha256Digest>().ok());
+        let Some(sha256) = digest.filter(|_| exchange.method == Method::GET && exchange.is_bare()) else {
+            return Err(out_of_order(&exchange, "an input or the decision"));
+        };
+        listener(Report::InputTaken { sha256 });
+        match self.offer.input(&sha256) {
+            None => exchange.answer(StatusCode::NOT_FOUND, Vec::new()),
+            Some(file) => {
+                // One byte more than the job says, so that a larger file shows as one.
+                let body = input::open(&file.path, file.size.saturating_add(1)).await;
+                let body = body.map_err(|source| Fault::Input { path: file.path.clone(), source })?;
+                exchange.answer_body(StatusCode::OK, body);
+            }
+        }
+        Ok(())
+    }
+
+    /// From the decision to the last message: logs, then files.
+    async fn take_in(&self, link: &mut Link, decision: Decision, listener: Listener<'_>) -> Result<Outcome, Fault> {
+        let allowed = decision.verdict == Ruling::Allow;
+        let mut intake = Intake::new(self.bundle);
+        let mut logged: Vec<Name> = Vec::new();
+        let (mut files, mut artifacts) = (0, 0);
+        while files <= FILES_MAX {
+            let mut exchange = link.next(SILENCE).await?;
+            let path = exchange.path.clone();
+            if let Some(file) = path.strip_prefix(path::FILES).filter(|_| exchange.method == Method::PUT) {
+                let artifact = self.offer.artifact_bytes_max(file).filter(|_| allowed);
+                let bytes_max = artifact.or_else(|| self.offer.evidence_bytes_max(file));
+                let bytes_max = bytes_max.ok_or_else(|| out_of_order(&exchange, "a file of the bundle"))?;
+                let bytes = intake.take(file, bytes_max, &mut exchange, SILENCE).await?;
+                listener(Report::FileTaken { path: file, bytes });
+                files += 1;
+                artifacts += usize::from(artifact.is_some());
+            } else if let Some(step) = path.strip_prefix(path::LOGS).filter(|_| exchange.method == Method::POST) {
+                let step = step.parse().ok().filter(|name| allowed && files == 0 && !logged.contains(name));
+                let step: Name = step.ok_or_else(|| out_of_order(&exchange, "a file or the last message"))?;
+                self.log(&mut exchange, &step, listener).await?;
+                logged.push(step);
+            } else if exchange.method == Method::POST && path == path::DONE {
+                let done: Done = decode(&mut exchange).await?;
+                let outcome = checks::outcome(done.outcome, decision, artifacts)?;
+                exchange.answer(StatusCode::NO_CONTENT, Vec::new());
+                return Ok(outcome);
+            } else {
+                return Err(out_of_order(&exchange, "a log, a file or the last message"));
+            }
+            exchange.answer(StatusCode::NO_CONTENT, Vec::new());
+        }
+        Err(Fault::TooMany { what: "files", count_max: FILES_MAX })
+    }
+
+    /// A step's output, frame by frame as it comes. The machine keeps it in the bundle; here it is only shown.
+    async fn log(&self, exchange: &mut Exchange, step: &Name, listener: Listener<'_>) -> Result<(), Fault> {
+        let bounds = self.offer.step(step).ok_or_else(|| out_of_order(exchange, "a step of the job"))?;
+        // A step may be silent as long as it may run.
+        let silence = SILENCE + Duration::from_millis(bounds.wall_ms);
+        let (mut buffer, mut bytes): (Vec<u8>, u64) = (Vec::new(), 0);
+        listener(Report::StepBegun(step));
+        while let Some(piece) = exchange.piece(silence).await? {
+            buffer.extend_from_slice(&piece);
+            let mut rest = buffer.as_slice();
+            while let Some((frame, after)) = split_first(rest)? {
+                bytes += frame.bytes.len() as u64;
+                if frame.bytes.is_empty() || bytes > bounds.log_bytes_max {
+                    return Err(Fault::Log { step: step.clone(), bytes_max: bounds.log_bytes_max });
+                }
+                listener(Report::StepWrote(step, frame));
+                rest = after;
+            }
+            buffer.drain(..buffer.len() - rest.len());
+        }
+        if !buffer.is_empty() {
+            return Err(Fault::Log { step: step.clone(), bytes_max: bounds.log_bytes_max });
+        }
+        listener(Report::StepEnded(step));
+        Ok(())
+    }
+}
+
+/// The next request, which must be this one; one without a body if it is a GET.
+async fn expect(link: &mut Link, method: &Method, path: &'static str, silence: Duration) -> Result<Exchange, Fault> {
+    let exchange = link.next(silence).await?;
+    let bare = *method != Method::GET || exchange.is_bare();
+    if exchange.method == *method && exchange.path == path && bare {
+        Ok(exchange)
+    } else {
+        Err(out_of_order(&exchange, path))
+    }
+}
+
+fn out_of_order(exchange: &Exchange, expected: &'static str) -> Fault {
+    let asked = format!("{} {}", exchange.method, exchange.path);
+    Fault::OutOfOrder { expected, asked: asked.chars().filter(|c| !c.is_control()).take(120).collect() }
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Fault> {
+    canonical::to_vec(value).map_err(|source| Fault::Encode { source })
+}
+
+async fn decode<T: serde::de::DeserializeOwned>(exchange: &mut Exchange) -> Result<T, Fault> {
+    let bytes = exchange.message(SILENCE, MESSAGE_BYTES_MAX).await?;
+    serde_json::from_slice(&bytes).map_err(|source| Fault::Malformed { path: exchange.path.clone(), source })
+}

@@ -1,0 +1,111 @@
+//! What the authority holds a machine's messages against. No waiting, no I/O.
+
+use ed25519_dalek::VerifyingKey;
+use kiln_formats::canonical;
+use kiln_formats::certificate::SpiffeId;
+use kiln_formats::challenge::Challenge;
+use kiln_formats::decision::{self, Decision, Ruling};
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::dsse::Envelope;
+use kiln_formats::link::{Attestation, Certificates, NotAttested};
+use kiln_formats::manifest;
+use kiln_formats::names::PAYLOAD_DECISION;
+use kiln_verifier::attestation::{self, AttestedMachine};
+use kiln_verifier::{Anchors, Findings};
+
+use super::{Authority, Fault, Outcome};
+use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request, SERIAL_BYTES};
+
+/// Is it the machine that was started, with the image that was published, and does its quote answer this challenge?
+pub(super) fn attestation(
+    authority: &Authority<'_>,
+    answer: &Attestation,
+    challenge: &Challenge,
+    configuration: &[u8],
+) -> Result<AttestedMachine, NotAttested> {
+    let offer = attestation::Offer { challenge, configuration, trust: authority.site.trust_bytes() };
+    let anchors = Anchors {
+        root: authority.site.root().clone(),
+        policy: authority.site.trust().policy.clone(),
+        reference: authority.reference.clone(),
+    };
+    attestation::check(answer, &offer, &anchors).map_err(|Findings(findings)| summary(findings))
+}
+
+/// The first finding, and how many there are: the machine prints one line.
+fn summary(findings: Vec<kiln_verifier::Finding>) -> NotAttested {
+    let more = findings.len().saturating_sub(1);
+    let nothing =
+        || NotAttested { code: "unknown".into(), object: "attestation".into(), reason: "it does not hold".into() };
+    let mut refused = findings.into_iter().next().map_or_else(nothing, NotAttested::from);
+    if more > 0 {
+        refused.reason.push_str(&format!(" (and {more} more)"));
+    }
+    refused
+}
+
+/// Certifies both keys of a machine whose quote held, from the time of its challenge on.
+pub(super) fn certify(
+    authority: &Authority<'_>,
+    attested: &AttestedMachine,
+    challenge: &Challenge,
+) -> Result<Certificates, Fault> {
+    let (site, build_id) = (authority.site, &challenge.build_id);
+    let statement = SpiffeId::statement(site.trust_domain(), build_id).map_err(|_| Fault::BuildId)?;
+    let attestation = SpiffeId::attestation(site.trust_domain(), build_id).map_err(|_| Fault::BuildId)?;
+    let attestation_key = attested.attestation_key.key().to_spki().map_err(|_| Fault::BuildId)?;
+    let issuer = Issuer::of(site.authority(), site.authority_key());
+    let issue = |purpose, subject: &str, spki: &[u8]| -> Result<String, Fault> {
+        let mut serial = [0; SERIAL_BYTES];
+        (authority.surroundings.random)(&mut serial)?;
+        let request = Request { purpose, subject, spki, begin: challenge.issued, seconds: LEAF_SECONDS, serial };
+        Ok(issuer.issue(&request)?.to_pem().map_err(CertifyError::from)?)
+    };
+    Ok(Certificates {
+        authority: site.authority().to_pem().map_err(CertifyError::from)?,
+        statement: issue(Purpose::Statement(&statement), "statement", &attested.statement_key.spki())?,
+        attestation: issue(Purpose::Attestation(&attestation), "attestation", &attestation_key)?,
+    })
+}
+
+/// Is it this machine's decision, on this job?
+pub(super) fn decision(
+    authority: &Authority<'_>,
+    envelope: &[u8],
+    challenge: &Challenge,
+    key: &VerifyingKey,
+) -> Result<Decision, Fault> {
+    let signed = |source| Fault::DecisionSignature { source };
+    let envelope = Envelope::from_slice_exact(envelope).map_err(signed)?;
+    let verified = envelope.verify(PAYLOAD_DECISION, &[*key]).map_err(signed)?;
+    let decision: Decision =
+        canonical::from_slice_exact(verified.payload()).map_err(|source| Fault::DecisionSyntax { source })?;
+    let differing = [
+        (decision.version != decision::VERSION, "version"),
+        (decision.build_id != challenge.build_id, "build_id"),
+        (decision.job_sha256 != challenge.job_sha256, "job_sha256"),
+        (decision.trust_sha256 != Sha256Digest::of(authority.site.trust_bytes()), "trust_sha256"),
+    ];
+    match differing.into_iter().find(|(differs, _)| *differs) {
+        Some((_, field)) => Err(Fault::DecisionMismatch { field }),
+        None => Ok(decision),
+    }
+}
+
+/// Does the last message fit the decision and the files?
+pub(super) fn outcome(said: manifest::Outcome, decision: Decision, artifacts: usize) -> Result<Outcome, Fault> {
+    match (said, &decision.verdict) {
+        (manifest::Outcome::Refused, Ruling::Deny(_)) => Ok(Outcome::Refused(Box::new(decision))),
+        (manifest::Outcome::Built, Ruling::Allow) => Ok(Outcome::Built),
+        (manifest::Outcome::StepFailed, Ruling::Allow) if artifacts == 0 => Ok(Outcome::StepFailed),
+        (manifest::Outcome::StepFailed, Ruling::Allow) => {
+            Err(Fault::Contradiction { said: "that a step failed", did: "sent artifacts" })
+        }
+        (manifest::Outcome::Refused, Ruling::Allow) => {
+            Err(Fault::Contradiction { said: "that it refused the job", did: "allowed it" })
+        }
+        (manifest::Outcome::Built | manifest::Outcome::StepFailed, Ruling::Deny(_)) => {
+            Err(Fault::Contradiction { said: "that it ran the job", did: "refused it" })
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Why a machine could not be served to its end.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kiln_formats::names::Name;
+use kiln_formats::{canonical, dsse, log};
+
+use crate::certify::CertifyError;
+use crate::intake::IntakeError;
+use crate::link::LinkError;
+
+/// The machine, its link or this host failed, or the machine did not keep to the protocol. There is no evidence.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The link failed.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A file was not taken in.
+    #[error(transparent)]
+    Intake(#[from] IntakeError),
+    /// The run took longer than it may.
+    #[error("the machine was not done within {} s", deadline.as_secs())]
+    Deadline {
+        /// The bound.
+        deadline: Duration,
+    },
+    /// A request that has no place here.
+    #[error("the machine asked for {asked:?} where the protocol has {expected}")]
+    OutOfOrder {
+        /// What has its place here.
+        expected: &'static str,
+        /// What was asked for, cut to a bounded length.
+        asked: String,
+    },
+    /// More requests of one kind than a job can need.
+    #[error("the machine asked for more than {count_max} {what}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The bound.
+        count_max: usize,
+    },
+    /// A message that cannot be read.
+    #[error("the machine's message to {path} cannot be read")]
+    Malformed {
+        /// Where it was sent.
+        path: String,
+        /// What the reader says.
+        source: serde_json::Error,
+    },
+    /// A document of ours that has no canonical form.
+    #[error("cannot encode an answer")]
+    Encode {
+        /// What the encoder says.
+        source: canonical::Error,
+    },
+    /// The decision is not signed by the certified key.
+    #[error("the decision's signature does not hold")]
+    DecisionSignature {
+        /// Why.
+        source: dsse::Error,
+    },
+    /// The decision's payload is no decision.
+    #[error("the decision cannot be read")]
+    DecisionSyntax {
+        /// Why.
+        source: canonical::Error,
+    },
+    /// The decision is about something else.
+    #[error("the decision is about another {field}")]
+    DecisionMismatch {
+        /// What differs.
+        field: &'static str,
+    },
+    /// A log that no machine writes.
+    #[error("the log of step {step} is cut short, has empty frames, or is longer than {bytes_max} bytes")]
+    Log {
+        /// The step.
+        step: Name,
+        /// The bound.
+        bytes_max: u64,
+    },
+    /// A log that is no sequence of frames.
+    #[error("a log is not in frames")]
+    LogFrame {
+        /// Why.
+        #[from]
+        source: log::Error,
+    },
+    /// The last message contradicts what came before it.
+    #[error("the machine says {said} after it {did}")]
+    Contradiction {
+        /// What the last message says.
+        said: &'static str,
+        /// What came before.
+        did: &'static str,
+    },
+    /// An input cannot be read on this host.
+    #[error("cannot read the input {}", path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A certificate could not be made.
+    #[error("cannot certify the machine")]
+    Certify {
+        /// Why.
+        #[from]
+        source: CertifyError,
+    },
+    /// The kernel gives no randomness.
+    #[error("cannot draw random bytes")]
+    Random {
+        /// Why.
+        #[from]
+        source: getrandom::Error,
+    },
+    /// The site's trust domain cannot be part of a SPIFFE id.
+    #[error("the trust domain or the build id has no place in a SPIFFE id")]
+    BuildId,
+}

@@ -1,0 +1,450 @@
+//! A machine that keeps to the protocol gets through; every one that does not ends the run, and leaves nothing behind.
+
+mod machine;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use kiln_formats::certificate::{self, Certificate};
+use kiln_formats::job::draft;
+use kiln_formats::log::Stream;
+use kiln_formats::manifest::Outcome as Said;
+use kiln_formats::names::BUILDER_DIRECT;
+use kiln_formats::pcr::{Bank, PcrIndex, PcrValues};
+use kiln_formats::reference::{EventReference, MachineReference, PcrReference};
+use kiln_formats::runtime_log::RuntimeLog;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::{LinkError, site};
+use machine::{Machine, boot_events, frames, init_sha256, refusal, runtime_log};
+
+const DRAFT: &str = r#"
+version = 1
+name = "hello"
+image = [{ name = "c", root_hash = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" }]
+workspace = [{ name = "out", size_bytes_max = 1000 }]
+output = [{ name = "hello", workspace = "out", path = "hello", size_bytes_max = 10 }]
+[[input]]
+name = "hello.c"
+uri = "https://downloads.example/hello.c"
+sha256 = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb"
+size = 4
+[[step]]
+name = "build"
+image = "c"
+argv = ["cc"]
+workdir = "/work/out"
+inputs = ["hello.c"]
+workspaces = [{ name = "out", access = "rw" }]
+limits = { log_bytes = 100, wall_ms = 1000 }
+"#;
+
+const INPUT: &str = "/v1/inputs/bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+const RECORD: &str = "evidence/records/00-build.dsse.json";
+
+fn now() -> Timestamp {
+    Timestamp::from_unix(1_790_000_000).unwrap()
+}
+
+/// A site, an offer and a directory for the bundle.
+struct Rig {
+    _directory: tempfile::TempDir,
+    site: Site,
+    reference: Reference,
+    offer: Offer,
+    bundle: PathBuf,
+    said: Vec<String>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("site");
+        let names = site::Names { site: "demo".parse().unwrap(), trust_domain: "demo.example".parse().unwrap() };
+        site::create(&path, &names, now(), getrandom::fill).unwrap();
+        let site = Site::open(&path, now()).unwrap();
+        let job = draft::parse(DRAFT, now().plus_seconds(60)).unwrap();
+        let document = site::sign_job(&job, &site.invoker_key().unwrap()).unwrap().to_vec().unwrap();
+        let input = directory.path().join("input");
+        fs::write(&input, "int main;").unwrap();
+        let offer = Offer::new(document, &BTreeMap::from([("hello.c".parse().unwrap(), input)])).unwrap();
+        let bundle = directory.path().join("bundle");
+        fs::create_dir(&bundle).unwrap();
+        Self { reference: reference(&site), _directory: directory, site, offer, bundle, said: Vec::new() }
+    }
+
+    /// Serves what `script` makes of a machine.
+    async fn run(&mut self, script: impl AsyncFnOnce(Machine)) -> Result<Outcome, Fault> {
+        let (host, guest) = tokio::io::duplex(1 << 16);
+        let mut said = Vec::new();
+        let mut listener = |report: Report<'_>| said.push(format!("{report:?}"));
+        let authority = self.authority();
+        let serve = authority.serve(host, Duration::from_secs(3600), &mut listener);
+        let (outcome, ()) = tokio::join!(serve, async { script(Machine::new(guest).await).await });
+        self.said = said;
+        outcome
+    }
+
+    fn authority(&self) -> Authority<'_> {
+        Authority {
+            site: &self.site,
+            builder_id: BUILDER_DIRECT,
+            reference: &self.reference,
+            offer: &self.offer,
+            bundle: &self.bundle,
+            surroundings: Surroundings { now, random: getrandom::fill },
+        }
+    }
+
+    fn heard(&self, word: &str) -> usize {
+        self.said.iter().filter(|said| said.starts_with(word)).count()
+    }
+
+    fn files(&self) -> usize {
+        walk(&self.bundle)
+    }
+}
+
+async fn in_a_new_rig(script: impl AsyncFnOnce(Machine)) -> Result<Outcome, Fault> {
+    Rig::new().run(script).await
+}
+
+fn walk(path: &Path) -> usize {
+    fs::read_dir(path).unwrap().map(|e| e.unwrap().path()).map(|p| if p.is_dir() { walk(&p) } else { 1 }).sum()
+}
+
+fn reference(site: &Site) -> Reference {
+    let configuration = canonical::to_vec(&site.configuration(BUILDER_DIRECT)).unwrap();
+    let events = boot_events(Sha256Digest::of(&configuration), Sha256Digest::of(site.trust_bytes()));
+    let mut values = PcrValues::default();
+    RuntimeLog::parse(&runtime_log(&events)).unwrap().fold_into(&mut values, usize::MAX);
+    let value = values.get_or_reset(Bank::Sha256, PcrIndex::RUNTIME).as_bytes().try_into().unwrap();
+    let event = |event: &kiln_formats::event::Event| EventReference {
+        name: event.to_string(),
+        sha256: Sha256Digest::of(event.to_string().as_bytes()),
+    };
+    let events = events.iter().map(event).collect();
+    let pcr = PcrReference { value: Sha256Digest::from_bytes(value), events };
+    Reference {
+        version: 1,
+        image_sha256: Sha256Digest::of(b"uki"),
+        init_sha256: init_sha256(),
+        machines: vec![MachineReference {
+            builder_id: BUILDER_DIRECT.into(),
+            pcrs: BTreeMap::from([("15".into(), pcr)]),
+        }],
+    }
+}
+
+#[tokio::test]
+async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
+    let mut rig = Rig::new();
+    let (root, document) = (rig.site.root().clone(), rig.offer.document().to_vec());
+    let outcome = rig.run(async |mut machine| {
+        let certificates = machine.attest().await;
+        let read = |pem: &str| Certificate::from_pem(pem.as_bytes()).unwrap();
+        let authority = certificate::Authority::check(&root, &read(&certificates.authority), now()).unwrap();
+        let statement = authority.statement(&read(&certificates.statement)).unwrap();
+        assert_eq!(statement.key, machine.statement_key.verifying_key());
+        let build_id = machine.challenge.clone().unwrap().build_id;
+        assert_eq!(statement.id.as_str(), format!("spiffe://demo.example/build/{build_id}/statement"));
+        authority.attestation(&read(&certificates.attestation)).unwrap();
+
+        assert_eq!(machine.get(path::JOB).await.unwrap().1, document);
+        // The file is longer than the job says: one byte more shows it, and no more is sent.
+        assert_eq!(machine.get(INPUT).await.unwrap(), (StatusCode::OK, "int m".into()));
+        let unknown = format!("{}{}", path::INPUTS, Sha256Digest::of(b"other"));
+        assert_eq!(machine.get(&unknown).await.unwrap().0, StatusCode::NOT_FOUND);
+        machine.decide(Ruling::Allow).await.unwrap();
+        machine.log("build", [frames(Stream::Out, b"compiling"), frames(Stream::Err, b"done")].concat()).await.unwrap();
+        machine.put("artifacts/hello", "0123456789").await.unwrap();
+        machine.put(RECORD, "{}").await.unwrap();
+        assert_eq!(machine.done(Said::Built).await.unwrap().0, StatusCode::NO_CONTENT);
+    });
+    assert!(matches!(outcome.await.unwrap(), Outcome::Built));
+    assert_eq!(fs::read(rig.bundle.join("artifacts/hello")).unwrap(), b"0123456789");
+    assert_eq!(fs::read(rig.bundle.join(RECORD)).unwrap(), b"{}");
+    assert_eq!((rig.heard("StepWrote"), rig.heard("FileTaken"), rig.heard("Attested")), (2, 2, 1), "{:?}", rig.said);
+}
+
+#[tokio::test]
+async fn refusals_and_failed_steps_are_outcomes() {
+    let mut rig = Rig::new();
+    let refused = rig.run(async |mut machine| {
+        machine.attest().await;
+        machine.get(path::JOB).await.unwrap();
+        machine.decide(Ruling::Deny(refusal())).await.unwrap();
+        machine.put("evidence/decision.dsse.json", "{}").await.unwrap();
+        machine.done(Said::Refused).await.unwrap();
+    });
+    let Outcome::Refused(decision) = refused.await.unwrap() else { panic!("not refused") };
+    assert_eq!(decision.verdict, Ruling::Deny(refusal()));
+
+    let failed = in_a_new_rig(async |mut machine| {
+        machine.admitted().await;
+        machine.log("build", "").await.unwrap();
+        machine.done(Said::StepFailed).await.unwrap();
+    });
+    assert!(matches!(failed.await.unwrap(), Outcome::StepFailed));
+}
+
+/// Each changes an honest answer; the authority says no, and the job is never asked for with success.
+#[tokio::test]
+async fn no_quote_no_job() {
+    type Change = fn(&mut Attestation, &Machine);
+    let changes: [(&str, Change); 7] = [
+        ("quote", |a, _| a.signature.0[40] ^= 1),
+        ("statement_key", |a, _| a.statement_key.0[20] ^= 1),
+        ("qualifying_data", |a, _| a.binding.challenge.nonce = Sha256Digest::of(b"an older one")),
+        ("qualifying_data", |a, m| {
+            // A quote made for another challenge, whole in itself.
+            let other = Challenge { nonce: Sha256Digest::of(b"an older one"), ..m.challenge.clone().unwrap() };
+            *a = m.attestation(other, a.runtime_log.0.clone());
+        }),
+        ("event_order", |a, m| {
+            // Another PID 1, honestly measured.
+            let mut events = boot_events(Sha256Digest::of(b"x"), Sha256Digest::of(b"y")).to_vec();
+            events.remove(0);
+            *a = m.attestation(m.challenge.clone().unwrap(), runtime_log(&events));
+        }),
+        ("runtime_log", |a, _| a.runtime_log.0.clear()),
+        ("attestation_key", |a, _| a.attestation_key.0[7] ^= 1),
+    ];
+    for (name, change) in changes {
+        let mut rig = Rig::new();
+        let outcome = rig.run(async |mut machine| {
+            let mut attestation = machine.prepare().await;
+            change(&mut attestation, &machine);
+            let (status, body) = machine.send_attestation(&attestation).await.unwrap();
+            assert_eq!(status, StatusCode::FORBIDDEN, "{name}");
+            let refused: NotAttested = serde_json::from_slice(&body).unwrap();
+            assert_eq!(refused.code, name, "{refused}");
+            assert!(machine.get(path::JOB).await.is_none(), "{name}: the link is still open");
+        });
+        assert!(matches!(outcome.await.unwrap(), Outcome::NotAttested(_)), "{name}");
+        assert_eq!((rig.heard("JobTaken"), rig.heard("Attested")), (0, 0), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_without_reference_values_gets_no_job() {
+    let mut rig = Rig::new();
+    rig.reference.init_sha256 = Sha256Digest::of(b"another init");
+    let outcome = rig.run(async |mut machine| {
+        let attestation = machine.prepare().await;
+        assert_eq!(machine.send_attestation(&attestation).await.unwrap().0, StatusCode::FORBIDDEN);
+    });
+    let Outcome::NotAttested(refused) = outcome.await.unwrap() else { panic!("attested") };
+    assert_eq!(refused.code, "init", "{refused}");
+}
+
+/// What a machine does out of order, after as much order as each step needs.
+#[tokio::test]
+async fn order_is_kept() {
+    async fn breaks(script: impl AsyncFnOnce(&mut Machine)) {
+        let mut rig = Rig::new();
+        let outcome = rig.run(async |mut machine| script(&mut machine).await).await;
+        assert!(matches!(outcome, Err(Fault::OutOfOrder { .. })), "{outcome:?}");
+    }
+    breaks(async |m| assert!(m.get(path::JOB).await.is_none())).await;
+    breaks(async |m| assert!(m.ask(Method::POST, path::CONFIGURATION, "").await.is_none())).await;
+    breaks(async |m| assert!(m.ask(Method::GET, path::CONFIGURATION, "a body").await.is_none())).await;
+    breaks(async |m| assert!(m.get("/v1/configuration?again").await.is_none())).await;
+    breaks(async |m| {
+        m.get(path::CONFIGURATION).await.unwrap();
+        assert!(m.get(path::CHALLENGE).await.is_none());
+    })
+    .await;
+    breaks(async |m| {
+        m.prepare().await;
+        assert!(m.get(path::JOB).await.is_none());
+    })
+    .await;
+    breaks(async |m| {
+        m.attest().await;
+        assert!(m.get(path::CHALLENGE).await.is_none());
+    })
+    .await;
+    breaks(async |m| {
+        m.attest().await;
+        m.get(path::JOB).await.unwrap();
+        assert!(m.put(RECORD, "{}").await.is_none());
+    })
+    .await;
+    breaks(async |m| {
+        m.admitted().await;
+        assert!(m.get(path::JOB).await.is_none());
+    })
+    .await;
+    breaks(async |m| {
+        m.admitted().await;
+        m.put(RECORD, "{}").await.unwrap();
+        assert!(m.log("build", "").await.is_none());
+    })
+    .await;
+    breaks(async |m| {
+        m.admitted().await;
+        m.log("build", "").await.unwrap();
+        assert!(m.log("build", "").await.is_none());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_files_of_the_bundle_are_written() {
+    let foreign = [
+        "../escaped",
+        "evidence/../../escaped",
+        "/etc/escaped",
+        "evidence/%2e%2e/escaped",
+        "evidence/records/00-other.dsse.json",
+        "evidence/records/01-build.dsse.json",
+        "artifacts/other",
+        "artifacts/hello/x",
+        "verdict.json",
+        "",
+    ];
+    for file in foreign {
+        let mut rig = Rig::new();
+        let outcome = rig.run(async |mut machine| {
+            machine.admitted().await;
+            assert!(machine.put(file, "x").await.is_none(), "{file}");
+        });
+        assert!(matches!(outcome.await, Err(Fault::OutOfOrder { .. })), "{file}");
+        assert_eq!(rig.files(), 0, "{file}");
+    }
+}
+
+#[tokio::test]
+async fn files_come_once_and_within_their_bounds() {
+    let mut rig = Rig::new();
+    let twice = rig.run(async |mut machine| {
+        machine.admitted().await;
+        machine.put(RECORD, "first").await.unwrap();
+        assert!(machine.put(RECORD, "second").await.is_none());
+    });
+    assert!(matches!(twice.await, Err(Fault::Intake(crate::IntakeError::Twice { .. }))));
+    assert_eq!(fs::read(rig.bundle.join(RECORD)).unwrap(), b"first");
+
+    let mut rig = Rig::new();
+    let large = rig.run(async |mut machine| {
+        machine.admitted().await;
+        assert!(machine.put("artifacts/hello", "01234567890").await.is_none());
+    });
+    let large = large.await;
+    assert!(matches!(large, Err(Fault::Intake(crate::IntakeError::Link(LinkError::TooLarge { .. })))), "{large:?}");
+
+    let mut rig = Rig::new();
+    let large = rig.run(async |mut machine| {
+        machine.prepare().await;
+        assert!(machine.ask(Method::POST, path::ATTESTATION, vec![b' '; MESSAGE_BYTES_MAX + 1]).await.is_none());
+    });
+    let large = large.await;
+    assert!(matches!(large, Err(Fault::Link(LinkError::TooLarge { .. }))), "{large:?}");
+}
+
+#[tokio::test]
+async fn a_refused_job_leaves_no_artifact_and_no_log() {
+    for (target, method) in [("/v1/files/artifacts/hello", Method::PUT), ("/v1/logs/build", Method::POST)] {
+        let outcome = in_a_new_rig(async |mut machine| {
+            machine.attest().await;
+            machine.get(path::JOB).await.unwrap();
+            machine.decide(Ruling::Deny(refusal())).await.unwrap();
+            assert!(machine.ask(method, target, "").await.is_none());
+        });
+        assert!(matches!(outcome.await, Err(Fault::OutOfOrder { .. })), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_word_fits_what_came_before() {
+    for said in [Said::Refused, Said::StepFailed] {
+        let outcome = in_a_new_rig(async |mut machine| {
+            machine.admitted().await;
+            machine.put("artifacts/hello", "x").await.unwrap();
+            assert!(machine.done(said).await.is_none());
+        });
+        assert!(matches!(outcome.await, Err(Fault::Contradiction { .. })), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_decision_is_signed_by_the_certified_key_and_about_this_job() {
+    let outcome = in_a_new_rig(async |mut machine| {
+        machine.attest().await;
+        machine.get(path::JOB).await.unwrap();
+        machine.statement_key = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
+        assert!(machine.decide(Ruling::Allow).await.is_none());
+    });
+    assert!(matches!(outcome.await, Err(Fault::DecisionSignature { .. })));
+    let outcome = in_a_new_rig(async |mut machine| {
+        machine.attest().await;
+        machine.get(path::JOB).await.unwrap();
+        machine.challenge.as_mut().unwrap().job_sha256 = Sha256Digest::of(b"another job");
+        assert!(machine.decide(Ruling::Allow).await.is_none());
+    });
+    assert!(matches!(outcome.await, Err(Fault::DecisionMismatch { field: "job_sha256" })));
+}
+
+#[tokio::test]
+async fn logs_are_whole_frames_within_the_step_s_bound() {
+    let full = frames(Stream::Out, &[b'x'; 100]);
+    let beyond = frames(Stream::Out, &[b'x'; 100 + (16 << 10) + 1]);
+    let empty = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
+    for (bytes, good) in
+        [(full.clone(), true), (full[..50].to_vec(), false), (beyond, false), (empty, false), (vec![9; 20], false)]
+    {
+        let outcome = in_a_new_rig(async |mut machine| {
+            machine.admitted().await;
+            assert_eq!(machine.log("build", bytes).await.is_some(), good);
+            machine.done(Said::StepFailed).await;
+        });
+        assert_eq!(outcome.await.is_ok(), good);
+    }
+}
+
+/// Time is tokio's, and runs as fast as there is nothing else to do.
+#[tokio::test(start_paused = true)]
+async fn silence_and_dripping_end() {
+    let mut rig = Rig::new();
+    let outcome = rig.run(async |mut machine| {
+        machine.get(path::CONFIGURATION).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(7200)).await;
+    });
+    assert!(matches!(outcome.await, Err(Fault::Link(LinkError::Silent { .. }))));
+
+    // One byte in each minute is no silence; the deadline of the run ends it.
+    let rig = Rig::new();
+    let authority = rig.authority();
+    let (host, mut guest) = tokio::io::duplex(1 << 16);
+    let drip = async {
+        for byte in b"GET /v1/configuration HTTP/1.1\r\nhost: kiln-which-is-as-long-as-an-hour-has-minutes-and-more\r\n"
+        {
+            guest.write_all(&[*byte]).await.ok();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+    };
+    let mut listener = |_: Report<'_>| {};
+    let serve = authority.serve(host, Duration::from_secs(3600), &mut listener);
+    let (outcome, ()) = tokio::join!(serve, drip);
+    assert!(matches!(outcome, Err(Fault::Deadline { .. })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn noise_and_hanging_up_are_faults() {
+    let rig = Rig::new();
+    for noise in [&b""[..], b"\0\0\0\0", b"SSH-2.0\r\n\r\n", &[b'a'; 100_000]] {
+        let authority = rig.authority();
+        let (host, mut guest) = tokio::io::duplex(1 << 20);
+        guest.write_all(noise).await.unwrap();
+        guest.shutdown().await.unwrap();
+        let mut listener = |_: Report<'_>| {};
+        let outcome = authority.serve(host, Duration::from_secs(5), &mut listener).await;
+        assert!(matches!(outcome, Err(Fault::Link(_))), "{outcome:?}");
+        let mut said = Vec::new();
+        guest.read_to_end(&mut said).await.unwrap();
+        assert!(!String::from_utf8_lossy(&said).contains("trust"), "something was told to noise");
+    }
+}

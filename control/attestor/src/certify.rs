@@ -1,0 +1,207 @@
+//! Issues the site's certificates, each in the profile that [`kiln_formats::certificate`] draws up and checks.
+//!
+//! Whoever calls this has decided already: nothing is judged here but that the certificate made is one that a verifier takes.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use ed25519_dalek::SigningKey;
+use kiln_formats::certificate::{
+    Certificate, CertificateError, EKU_ATTESTATION, EKU_STATEMENT, LEAF_SECONDS_MAX, SpiffeId,
+};
+use kiln_formats::timestamp::Timestamp;
+use kiln_formats::trust::PublicKey;
+use x509_cert::builder::profile::BuilderProfile;
+use x509_cert::builder::{Builder as _, CertificateBuilder};
+use x509_cert::certificate::TbsCertificate;
+use x509_cert::der::asn1::{Ia5String, ObjectIdentifier};
+use x509_cert::der::{Decode as _, Encode as _};
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName};
+use x509_cert::ext::{Extension, ToExtension as _};
+use x509_cert::name::Name as DistinguishedName;
+use x509_cert::serial_number::SerialNumber;
+use x509_cert::spki::{SubjectPublicKeyInfo, SubjectPublicKeyInfoRef};
+use x509_cert::time::{Time, Validity};
+
+/// How long a site's root lives: ten years, so that evidence stays checkable; a site makes a new one long before.
+pub(crate) const ROOT_SECONDS: u32 = 10 * 365 * 86_400;
+/// How long an authority lives: a year, after which a site is renewed.
+pub(crate) const AUTHORITY_SECONDS: u32 = 365 * 86_400;
+/// How long a build's certificates live: a quarter of an hour. They count at the time of the challenge, and are asked for within
+/// the minutes that a machine takes from there to its quote.
+pub(crate) const LEAF_SECONDS: u32 = 900;
+const _: () = assert!(LEAF_SECONDS as i64 <= LEAF_SECONDS_MAX);
+
+/// Random bytes of a serial number. Source: CA/Browser Forum baseline requirements, section 7.1: at least 64 bits.
+pub(crate) const SERIAL_BYTES: usize = 16;
+
+/// Why a certificate could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum CertifyError {
+    /// The names, times or keys do not fit a certificate.
+    #[error("cannot make a certificate")]
+    Build {
+        /// What the builder says.
+        #[from]
+        source: x509_cert::builder::Error,
+    },
+    /// A key or name has no DER form.
+    #[error("cannot encode a certificate")]
+    Der {
+        /// What the encoder says.
+        #[from]
+        source: x509_cert::der::Error,
+    },
+    /// What was made is not of the profile.
+    #[error("made a certificate that no verifier would take")]
+    Profile {
+        /// Why.
+        #[from]
+        source: CertificateError,
+    },
+}
+
+/// What a certificate says, beside whose key it is.
+pub(crate) enum Purpose<'a> {
+    /// The site's own word.
+    Root,
+    /// Issues leaves.
+    Authority,
+    /// Signs a build's statements, in this name.
+    Statement(&'a SpiffeId),
+    /// Signs the quotes of a build's machine, in this name.
+    Attestation(&'a SpiffeId),
+}
+
+/// A certificate to be.
+pub(crate) struct Request<'a> {
+    /// What for.
+    pub(crate) purpose: Purpose<'a>,
+    /// The common name of whom it is for.
+    pub(crate) subject: &'a str,
+    /// The key that it certifies: SubjectPublicKeyInfo (DER).
+    pub(crate) spki: &'a [u8],
+    /// From when.
+    pub(crate) begin: Timestamp,
+    /// For how long, in seconds.
+    pub(crate) seconds: u32,
+    /// A random serial number.
+    pub(crate) serial: [u8; SERIAL_BYTES],
+}
+
+/// Who issues: a key, and the certificate that it is known by.
+pub(crate) struct Issuer<'a> {
+    /// Its name.
+    pub(crate) name: DistinguishedName,
+    /// Its key.
+    pub(crate) key: &'a SigningKey,
+}
+
+impl<'a> Issuer<'a> {
+    /// The holder of a certificate.
+    pub(crate) fn of(certificate: &Certificate, key: &'a SigningKey) -> Self {
+        Self { name: certificate.as_x509().tbs_certificate().subject().clone(), key }
+    }
+
+    /// One who has no certificate yet.
+    pub(crate) fn named(name: &str, key: &'a SigningKey) -> Result<Self, CertifyError> {
+        Ok(Self { name: common_name(name)?, key })
+    }
+
+    /// Signs a certificate.
+    pub(crate) fn issue(&self, request: &Request<'_>) -> Result<Certificate, CertifyError> {
+        let profile = Profile {
+            issuer: self.name.clone(),
+            subject: common_name(request.subject)?,
+            constraints: request.purpose.constraints(),
+            usage: request.purpose.usage(),
+            leaf: request.purpose.leaf(),
+        };
+        let validity = Validity::new(time(request.begin)?, time(request.begin.plus_seconds(request.seconds))?);
+        let mut serial = request.serial;
+        // Positive, and of a fixed length, whatever was drawn.
+        if let Some(first) = serial.first_mut() {
+            *first = *first & 0x7f | 0x40;
+        }
+        let spki = SubjectPublicKeyInfo::from_der(request.spki)?;
+        let builder = CertificateBuilder::new(profile, SerialNumber::new(&serial)?, validity, spki)?;
+        let built = builder.build::<_, ed25519_dalek::Signature>(self.key)?;
+        Ok(Certificate::from_der(&built.to_der()?)?)
+    }
+}
+
+/// The SubjectPublicKeyInfo of a key of ours.
+pub(crate) fn spki_of(key: &SigningKey) -> Vec<u8> {
+    PublicKey(key.verifying_key()).spki()
+}
+
+impl Purpose<'_> {
+    fn constraints(&self) -> BasicConstraints {
+        match self {
+            Self::Root => BasicConstraints { ca: true, path_len_constraint: None },
+            Self::Authority => BasicConstraints { ca: true, path_len_constraint: Some(0) },
+            Self::Statement(_) | Self::Attestation(_) => BasicConstraints { ca: false, path_len_constraint: None },
+        }
+    }
+
+    fn usage(&self) -> KeyUsages {
+        match self {
+            Self::Root | Self::Authority => KeyUsages::KeyCertSign,
+            Self::Statement(_) | Self::Attestation(_) => KeyUsages::DigitalSignature,
+        }
+    }
+
+    fn leaf(&self) -> Option<(ObjectIdentifier, String)> {
+        match self {
+            Self::Root | Self::Authority => None,
+            Self::Statement(id) => Some((EKU_STATEMENT, id.to_string())),
+            Self::Attestation(id) => Some((EKU_ATTESTATION, id.to_string())),
+        }
+    }
+}
+
+struct Profile {
+    issuer: DistinguishedName,
+    subject: DistinguishedName,
+    constraints: BasicConstraints,
+    usage: KeyUsages,
+    leaf: Option<(ObjectIdentifier, String)>,
+}
+
+impl BuilderProfile for Profile {
+    fn get_issuer(&self, _subject: &DistinguishedName) -> DistinguishedName {
+        self.issuer.clone()
+    }
+
+    fn get_subject(&self) -> DistinguishedName {
+        self.subject.clone()
+    }
+
+    fn build_extensions(
+        &self,
+        _spk: SubjectPublicKeyInfoRef<'_>,
+        _issuer_spk: SubjectPublicKeyInfoRef<'_>,
+        _tbs: &TbsCertificate,
+    ) -> x509_cert::builder::Result<Vec<Extension>> {
+        let subject = &self.subject;
+        let mut extensions = vec![
+            (true, &self.constraints).to_extension(subject, &[])?,
+            (&KeyUsage(self.usage.into())).to_extension(subject, &[])?,
+        ];
+        if let Some((purpose, uri)) = &self.leaf {
+            let name = GeneralName::UniformResourceIdentifier(Ia5String::new(uri)?);
+            extensions.push((&ExtendedKeyUsage(vec![*purpose])).to_extension(subject, &[])?);
+            extensions.push((&SubjectAltName(vec![name])).to_extension(subject, &[])?);
+        }
+        Ok(extensions)
+    }
+}
+
+fn common_name(name: &str) -> Result<DistinguishedName, CertifyError> {
+    Ok(format!("CN={name}").parse::<DistinguishedName>()?)
+}
+
+fn time(at: Timestamp) -> Result<Time, CertifyError> {
+    let since = Duration::from_secs(u64::try_from(at.unix()).unwrap_or(0));
+    Ok(Time::try_from(UNIX_EPOCH + since)?)
+}

@@ -1,0 +1,280 @@
+//! A site: the directory that holds its root, policy, reference values and keys.
+//!
+//! | file | what | who needs it |
+//! |-|-|-|
+//! | `site.json` | name and trust domain | the authority |
+//! | `root.pem`, `policy.json` | what verifiers trust | verifiers |
+//! | `trust.json` | both, as machines get them | the authority |
+//! | `root.key` | signs authorities | nobody day to day: keep it elsewhere |
+//! | `authority.key`, `authority.pem` | certifies builds | the authority |
+//! | `invoker.key` | signs jobs | whoever orders builds |
+//! | `reference/*.json` | what images must yield | the authority, verifiers |
+//! | `tpm-ca/` | certifies the TPMs of virtual machines | the machine's owner |
+//!
+//! A [`Site`] was read with every check: private files are private, all parts fit each other. It does not hold the root's key.
+//! Deliberately absent: changing a site. [`create`] makes one whole, or nothing.
+
+mod create;
+mod files;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use kiln_formats::canonical;
+use kiln_formats::certificate::{self, Certificate, CertificateError};
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::job::CheckedJob;
+use kiln_formats::names::{Name, PAYLOAD_JOB};
+use kiln_formats::reference::{REFERENCE_BYTES_MAX, Reference};
+use kiln_formats::timestamp::Timestamp;
+use kiln_formats::trust::{CONFIGURATION_BYTES_MAX, Configuration, PublicKey, TRUST_BYTES_MAX, TrustBundle, VERSION};
+use serde::{Deserialize, Serialize};
+
+pub use create::{Names, create};
+pub use files::{FileError, read_key, read_public_file, write_public_file};
+
+/// Where each thing lies in a site's directory.
+pub mod path {
+    /// Name and trust domain.
+    pub const SITE: &str = "site.json";
+    /// The root's certificate.
+    pub const ROOT: &str = "root.pem";
+    /// The root's key.
+    pub const ROOT_KEY: &str = "root.key";
+    /// The authority's certificate.
+    pub const AUTHORITY: &str = "authority.pem";
+    /// The authority's key.
+    pub const AUTHORITY_KEY: &str = "authority.key";
+    /// The key that signs jobs.
+    pub const INVOKER_KEY: &str = "invoker.key";
+    /// The policy.
+    pub const POLICY: &str = "policy.json";
+    /// The trust bundle.
+    pub const TRUST: &str = "trust.json";
+    /// Reference values, a file for each image.
+    pub const REFERENCE: &str = "reference";
+    /// The certificate authority of the virtual machines' TPMs.
+    pub const TPM_CA: &str = "tpm-ca";
+}
+
+/// The most reference documents of a site: one for each image that is still in use.
+const REFERENCES_MAX: usize = 256;
+
+/// `site.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Description {
+    version: u32,
+    name: Name,
+    trust_domain: Name,
+}
+
+/// A site, read and checked.
+#[derive(Debug)]
+pub struct Site {
+    directory: PathBuf,
+    description: Description,
+    trust: TrustBundle,
+    trust_bytes: Vec<u8>,
+    root: Certificate,
+    authority: Certificate,
+    authority_key: SigningKey,
+}
+
+/// Why there is no site here, or why none was made.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    /// There is something already; a site is never overwritten, as its keys would be lost.
+    #[error("{} exists; a site is never overwritten", path.display())]
+    Exists {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file is missing, open to others, too large, or not what it should be.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A document of the site is not in its one form.
+    #[error("{} cannot be read", path.display())]
+    Document {
+        /// The path.
+        path: PathBuf,
+        /// What the reader says.
+        source: canonical::Error,
+    },
+    /// Parts of the site do not belong to each other.
+    #[error("{}: {rule}", path.display())]
+    Mismatch {
+        /// The path.
+        path: PathBuf,
+        /// Which rule.
+        rule: &'static str,
+    },
+    /// The site's certificates do not hold.
+    #[error("the certificates in {} do not hold", path.display())]
+    Certificate {
+        /// The site.
+        path: PathBuf,
+        /// Why.
+        source: CertificateError,
+    },
+    /// A certificate could not be made.
+    #[error("cannot make the site's certificates")]
+    Certify {
+        /// Why.
+        #[from]
+        source: crate::certify::CertifyError,
+    },
+    /// The kernel gives no randomness.
+    #[error("cannot draw random bytes")]
+    Random {
+        /// Why.
+        #[from]
+        source: getrandom::Error,
+    },
+}
+
+impl Site {
+    /// Reads a site, which must be whole and valid at `now`.
+    ///
+    /// # Errors
+    /// [`SiteError`] by cause; a private key that others may read is one.
+    pub fn open(directory: &Path, now: Timestamp) -> Result<Self, SiteError> {
+        files::check_private_directory(directory)?;
+        let at = |name: &str| directory.join(name);
+        let description: Description = document(&at(path::SITE), CONFIGURATION_BYTES_MAX)?.0;
+        let (trust, trust_bytes): (TrustBundle, _) = document(&at(path::TRUST), TRUST_BYTES_MAX)?;
+        let mismatch = |name: &str, rule| Err(SiteError::Mismatch { path: at(name), rule });
+        if description.version != VERSION || trust.version != VERSION || trust.policy.version != VERSION {
+            return mismatch("", "written by another version of kiln");
+        }
+        if document::<kiln_formats::trust::Policy>(&at(path::POLICY), TRUST_BYTES_MAX)?.0 != trust.policy {
+            return mismatch(path::POLICY, "is not the policy in trust.json");
+        }
+        let certificate = |name: &str| {
+            let pem = read_public_file(&at(name), certificate::PEM_BYTES_MAX)?;
+            Certificate::from_pem(&pem).map_err(|source| SiteError::Certificate { path: at(name), source })
+        };
+        let (root, authority) = (certificate(path::ROOT)?, certificate(path::AUTHORITY)?);
+        let holds = |source| SiteError::Certificate { path: directory.to_owned(), source };
+        if trust.root != root.to_pem().map_err(holds)? {
+            return mismatch(path::ROOT, "is not the root in trust.json");
+        }
+        certificate::Authority::check(&root, &authority, now).map_err(holds)?;
+        let authority_key = read_key(&at(path::AUTHORITY_KEY))?;
+        if authority.spki().map_err(holds)? != PublicKey(authority_key.verifying_key()).spki() {
+            return mismatch(path::AUTHORITY_KEY, "is not the key of authority.pem");
+        }
+        Ok(Self { directory: directory.to_owned(), description, trust, trust_bytes, root, authority, authority_key })
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its trust domain.
+    #[must_use]
+    pub fn trust_domain(&self) -> &Name {
+        &self.description.trust_domain
+    }
+
+    /// The trust bundle.
+    #[must_use]
+    pub fn trust(&self) -> &TrustBundle {
+        &self.trust
+    }
+
+    /// The trust bundle as machines get it.
+    #[must_use]
+    pub fn trust_bytes(&self) -> &[u8] {
+        &self.trust_bytes
+    }
+
+    /// The root's certificate.
+    #[must_use]
+    pub fn root(&self) -> &Certificate {
+        &self.root
+    }
+
+    /// The authority's certificate.
+    #[must_use]
+    pub fn authority(&self) -> &Certificate {
+        &self.authority
+    }
+
+    pub(crate) fn authority_key(&self) -> &SigningKey {
+        &self.authority_key
+    }
+
+    /// What a machine that was started in this way is told of itself.
+    #[must_use]
+    pub fn configuration(&self, builder_id: &str) -> Configuration {
+        Configuration {
+            version: VERSION,
+            site: self.description.name.clone(),
+            trust_domain: self.description.trust_domain.clone(),
+            builder_id: builder_id.to_owned(),
+        }
+    }
+
+    /// The site's reference values, one document for each image.
+    ///
+    /// # Errors
+    /// [`SiteError::File`], [`SiteError::Document`] for a file that is no reference document.
+    pub fn references(&self) -> Result<Vec<Reference>, SiteError> {
+        let paths = files::list(&self.directory.join(path::REFERENCE), REFERENCES_MAX)?;
+        let json = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+        json.map(|path| Ok(document(path, REFERENCE_BYTES_MAX)?.0)).collect()
+    }
+
+    /// Adds reference values, or replaces those of the same image.
+    ///
+    /// # Errors
+    /// [`SiteError::File`].
+    pub fn add_reference(&self, reference: &Reference) -> Result<PathBuf, SiteError> {
+        let path = self.directory.join(path::REFERENCE).join(format!("{}.json", reference.image_sha256));
+        let bytes =
+            canonical::to_vec(reference).map_err(|source| SiteError::Document { path: path.clone(), source })?;
+        write_public_file(&path, &bytes)?;
+        Ok(path)
+    }
+
+    /// The key that signs this site's jobs.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn invoker_key(&self) -> Result<SigningKey, FileError> {
+        read_key(&self.directory.join(path::INVOKER_KEY))
+    }
+}
+
+/// Signs a job: its canonical text in an envelope.
+///
+/// # Errors
+/// [`canonical::Error`] for a job with a number that JSON cannot hold; a checked one has none.
+pub fn sign_job(job: &CheckedJob, key: &SigningKey) -> Result<Envelope, canonical::Error> {
+    let payload = canonical::to_vec(job.job())?;
+    let signature = key.sign(&pae(PAYLOAD_JOB, &payload)).to_bytes();
+    Ok(Envelope::new(PAYLOAD_JOB, &payload, &signature))
+}
+
+/// The digest of a public key, as documents name it.
+#[must_use]
+pub fn key_digest(key: &SigningKey) -> Sha256Digest {
+    PublicKey(key.verifying_key()).sha256()
+}
+
+/// Reads a canonical document, and its bytes.
+fn document<T>(path: &Path, bytes_max: usize) -> Result<(T, Vec<u8>), SiteError>
+where
+    T: Serialize + serde::de::DeserializeOwned,
+{
+    let bytes = read_public_file(path, bytes_max)?;
+    let value =
+        canonical::from_slice_exact(&bytes).map_err(|source| SiteError::Document { path: path.to_owned(), source })?;
+    Ok((value, bytes))
+}

@@ -1,0 +1,128 @@
+//! Makes a site: keys, certificates, policy, trust bundle. Whole or not at all.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use ed25519_dalek::SigningKey;
+use kiln_formats::canonical;
+use kiln_formats::certificate::Authority;
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, Name};
+use kiln_formats::timestamp::Timestamp;
+use kiln_formats::trust::{Policy, PublicKey, TrustBundle, VERSION};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde::Serialize;
+
+use super::files::{io_error, write_key, write_public_file};
+use super::{Description, SiteError, path};
+use crate::certify::{AUTHORITY_SECONDS, Issuer, Purpose, ROOT_SECONDS, Request, SERIAL_BYTES, spki_of};
+
+/// What a site is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// Its name.
+    pub site: Name,
+    /// The trust domain of its SPIFFE ids.
+    pub trust_domain: Name,
+}
+
+/// Makes a site in `directory`, which must not exist yet.
+///
+/// `random` fills a buffer with bytes that nobody can guess.
+///
+/// # Errors
+/// [`SiteError::Exists`]; [`SiteError::File`] if the system refuses; nothing is left behind.
+pub fn create(
+    directory: &Path,
+    names: &Names,
+    now: Timestamp,
+    random: fn(&mut [u8]) -> Result<(), getrandom::Error>,
+) -> Result<(), SiteError> {
+    let exists = || SiteError::Exists { path: directory.to_owned() };
+    if directory.symlink_metadata().is_ok() {
+        return Err(exists());
+    }
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Gone again if anything fails.
+    let private = fs::Permissions::from_mode(0o700);
+    let draft = tempfile::Builder::new().prefix(".kiln-site-").permissions(private).tempdir_in(parent);
+    let draft = draft.map_err(io_error("write", parent))?;
+    write(draft.path(), names, now, random)?;
+    match renameat_with(CWD, draft.path(), CWD, directory, RenameFlags::NOREPLACE) {
+        Ok(()) => {
+            // The directory has moved; there is nothing left to remove under its old name.
+            let _moved = draft.keep();
+            Ok(())
+        }
+        Err(rustix::io::Errno::EXIST) => Err(exists()),
+        Err(error) => Err(io_error("write", directory)(error.into()).into()),
+    }
+}
+
+fn write(
+    draft: &Path,
+    names: &Names,
+    now: Timestamp,
+    random: fn(&mut [u8]) -> Result<(), getrandom::Error>,
+) -> Result<(), SiteError> {
+    let new_key = || -> Result<SigningKey, SiteError> {
+        let mut seed = [0; 32];
+        random(&mut seed)?;
+        Ok(SigningKey::from_bytes(&seed))
+    };
+    let new_serial = || -> Result<_, SiteError> {
+        let mut serial = [0; SERIAL_BYTES];
+        random(&mut serial)?;
+        Ok(serial)
+    };
+    let (root_key, authority_key, invoker_key) = (new_key()?, new_key()?, new_key()?);
+
+    let root_name = format!("{} root", names.site);
+    let root = Issuer::named(&root_name, &root_key)?.issue(&Request {
+        purpose: Purpose::Root,
+        subject: &root_name,
+        spki: &spki_of(&root_key),
+        begin: now,
+        seconds: ROOT_SECONDS,
+        serial: new_serial()?,
+    })?;
+    let authority = Issuer::of(&root, &root_key).issue(&Request {
+        purpose: Purpose::Authority,
+        subject: &format!("{} authority", names.site),
+        spki: &spki_of(&authority_key),
+        begin: now,
+        seconds: AUTHORITY_SECONDS,
+        serial: new_serial()?,
+    })?;
+    let holds = |source| SiteError::Certificate { path: draft.to_owned(), source };
+    Authority::check(&root, &authority, now).map_err(holds)?;
+
+    let policy = Policy {
+        version: VERSION,
+        builder_ids: vec![BUILDER_FIRMWARE.to_owned(), BUILDER_DIRECT.to_owned()],
+        job_signers: vec![PublicKey(invoker_key.verifying_key())],
+    };
+    let (root, authority) = (root.to_pem().map_err(holds)?, authority.to_pem().map_err(holds)?);
+    let trust = TrustBundle { version: VERSION, root: root.clone(), policy: policy.clone() };
+    let description =
+        Description { version: VERSION, name: names.site.clone(), trust_domain: names.trust_domain.clone() };
+
+    for (name, key) in
+        [(path::ROOT_KEY, &root_key), (path::AUTHORITY_KEY, &authority_key), (path::INVOKER_KEY, &invoker_key)]
+    {
+        write_key(&draft.join(name), key)?;
+    }
+    write_public_file(&draft.join(path::ROOT), root.as_bytes())?;
+    write_public_file(&draft.join(path::AUTHORITY), authority.as_bytes())?;
+    write_document(&draft.join(path::POLICY), &policy)?;
+    write_document(&draft.join(path::TRUST), &trust)?;
+    write_document(&draft.join(path::SITE), &description)?;
+    let references = draft.join(path::REFERENCE);
+    fs::DirBuilder::new().mode(0o700).create(&references).map_err(io_error("write", &references))?;
+    Ok(())
+}
+
+fn write_document<T: Serialize>(path: &Path, value: &T) -> Result<(), SiteError> {
+    let bytes = canonical::to_vec(value).map_err(|source| SiteError::Document { path: path.to_owned(), source })?;
+    Ok(write_public_file(path, &bytes)?)
+}

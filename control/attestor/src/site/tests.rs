@@ -1,0 +1,110 @@
+//! A site is made whole, read with every check, and never overwritten.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+use super::*;
+use crate::certify::AUTHORITY_SECONDS;
+
+fn now() -> Timestamp {
+    Timestamp::from_unix(1_790_000_000).unwrap()
+}
+
+fn names() -> Names {
+    Names { site: "demo".parse().unwrap(), trust_domain: "demo.example".parse().unwrap() }
+}
+
+/// A site in a directory that goes when the first value goes.
+pub(crate) fn site() -> (tempfile::TempDir, PathBuf) {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("site");
+    create(&directory, &names(), now(), getrandom::fill).unwrap();
+    (parent, directory)
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_site_is_whole_and_its_keys_are_private() {
+    let (parent, directory) = site();
+    let site = Site::open(&directory, now()).unwrap();
+    assert_eq!(site.trust().policy.job_signers, [PublicKey(site.invoker_key().unwrap().verifying_key())]);
+    assert_eq!(site.configuration("x").trust_domain.as_str(), "demo.example");
+    assert_eq!(site.references().unwrap(), []);
+    assert_eq!(mode(&directory), 0o700);
+    for key in [path::ROOT_KEY, path::AUTHORITY_KEY, path::INVOKER_KEY] {
+        assert_eq!(mode(&directory.join(key)), 0o600, "{key}");
+    }
+    // Nothing is left beside it.
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn the_certificates_live_as_long_as_they_should() {
+    let (_parent, directory) = site();
+    assert!(Site::open(&directory, now().plus_seconds(AUTHORITY_SECONDS)).is_ok());
+    let late = Site::open(&directory, now().plus_seconds(AUTHORITY_SECONDS + 1));
+    assert!(matches!(late, Err(SiteError::Certificate { .. })), "{late:?}");
+    let early = Site::open(&directory, Timestamp::from_unix(now().unix() - 1).unwrap());
+    assert!(matches!(early, Err(SiteError::Certificate { .. })), "{early:?}");
+}
+
+#[test]
+fn nothing_is_overwritten() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("site");
+    let refused = |directory: &Path| create(directory, &names(), now(), getrandom::fill).unwrap_err();
+    fs::create_dir(&directory).unwrap();
+    assert!(matches!(refused(&directory), SiteError::Exists { .. }));
+    fs::remove_dir(&directory).unwrap();
+    symlink("nowhere", &directory).unwrap();
+    assert!(matches!(refused(&directory), SiteError::Exists { .. }));
+    fs::remove_file(&directory).unwrap();
+    fs::write(&directory, "mine").unwrap();
+    assert!(matches!(refused(&directory), SiteError::Exists { .. }));
+    assert_eq!(fs::read(&directory).unwrap(), b"mine");
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "a draft was left");
+}
+
+#[test]
+fn a_failure_leaves_nothing() {
+    let parent = tempfile::tempdir().unwrap();
+    let broken = |_: &mut [u8]| Err(getrandom::Error::UNSUPPORTED);
+    let error = create(&parent.path().join("site"), &names(), now(), broken).unwrap_err();
+    assert!(matches!(error, SiteError::Random { .. }));
+    assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn keys_that_others_can_read_are_not_used() {
+    let (_parent, directory) = site();
+    let key = directory.join(path::AUTHORITY_KEY);
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let error = Site::open(&directory, now()).unwrap_err();
+    assert!(matches!(error, SiteError::File(FileError::Open { mode: 0o640, .. })), "{error}");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+    let error = Site::open(&directory, now()).unwrap_err();
+    assert!(matches!(error, SiteError::File(FileError::Open { mode: 0o755, .. })), "{error}");
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::rename(&key, directory.join("elsewhere")).unwrap();
+    symlink("elsewhere", &key).unwrap();
+    assert!(matches!(Site::open(&directory, now()), Err(SiteError::File(FileError::Io { .. }))));
+}
+
+#[test]
+fn parts_of_two_sites_are_no_site() {
+    let (_parent, other) = site();
+    for part in [path::AUTHORITY_KEY, path::AUTHORITY, path::ROOT, path::POLICY, path::TRUST] {
+        let (_parent, directory) = site();
+        fs::copy(other.join(part), directory.join(part)).unwrap();
+        assert!(Site::open(&directory, now()).is_err(), "{part}");
+    }
+    let (_parent, directory) = site();
+    let text = fs::read_to_string(directory.join(path::TRUST)).unwrap();
+    fs::write(directory.join(path::TRUST), format!("{text}\n")).unwrap();
+    let error = Site::open(&directory, now()).unwrap_err();
+    assert!(matches!(error, SiteError::Document { .. }), "{error}");
+}
