@@ -1,1 +1,40 @@
 //! Assembles the image and computes its reference values.
+//!
+//! Runs on the host. [`build::image`] is the way through: sources by their locks → kernel, TPM library, program → initrd → UKI →
+//! boot disk → the PCR values that booting it must yield. Everything expensive is cached under the digest of its inputs, and every
+//! file is the same from any clock, path and umask. Deliberately absent: anything of a site; the image is the same for everyone.
+
+#![forbid(unsafe_code)]
+
+// What is needed before anything can be made.
+pub mod cache;
+pub mod checkout;
+pub mod packages;
+pub mod progress;
+pub mod workshop;
+
+// Where sources come from.
+pub mod apt;
+pub mod lock;
+pub mod upstream;
+
+// What the image consists of; `build` says in which order it is made.
+pub mod appliance;
+pub mod build;
+pub mod disk;
+pub mod initrd;
+pub mod kernel;
+pub mod tools;
+pub mod tss;
+pub mod uki;
+
+// What steps run on.
+pub mod toolchain;
+
+// What booting it must yield.
+pub mod pe;
+pub mod reference;
+
+// How files are handled and programs are run.
+pub mod command;
+pub mod files;

@@ -1,0 +1,123 @@
+//! The whole image, from sources to the values it must leave in the TPM.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::pcr::Bank;
+use kiln_formats::reference::PcrReference;
+use serde::Serialize;
+
+use crate::appliance::{self, ApplianceError};
+use crate::apt::Fetched;
+use crate::disk::{self, DiskError};
+use crate::files::{self, FileError};
+use crate::initrd::{self, InitrdError};
+use crate::kernel::{self, KernelError};
+use crate::reference::{self, ReferenceError};
+use crate::tools::{ImageTools, ToolsError};
+use crate::tss::{self, TssError};
+use crate::uki::{self, UkiError};
+use crate::workshop::Workshop;
+
+/// The image could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The kernel.
+    #[error("cannot make the kernel")]
+    Kernel(#[from] KernelError),
+    /// The TPM library.
+    #[error("cannot make the TPM library")]
+    Tss(#[from] TssError),
+    /// The appliance's program.
+    #[error("cannot make the appliance's program")]
+    Appliance(#[from] ApplianceError),
+    /// The programs that assemble the image.
+    #[error("cannot get the image tools")]
+    Tools(#[from] ToolsError),
+    /// The initrd.
+    #[error("cannot make the initrd")]
+    Initrd(#[from] InitrdError),
+    /// The UKI.
+    #[error("cannot make the UKI")]
+    Uki(#[from] UkiError),
+    /// The boot disk.
+    #[error("cannot make the boot disk")]
+    Disk(#[from] DiskError),
+    /// The reference values.
+    #[error("cannot compute the reference values")]
+    Reference(#[from] ReferenceError),
+    /// A finished file.
+    #[error(transparent)]
+    File(#[from] FileError),
+}
+
+/// A finished file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Artifact {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+    /// Its digest.
+    pub sha256: Sha256Digest,
+}
+
+/// The image and all that went into it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Image {
+    /// Kernel, initrd and command line in one: what firmware starts, and what evidence names.
+    pub uki: Artifact,
+    /// A disk that firmware boots the UKI from.
+    pub disk: Artifact,
+    /// The kernel, for a direct start.
+    pub kernel: Artifact,
+    /// The initrd, for a direct start.
+    pub initrd: Artifact,
+    /// PID 1's program in the initrd.
+    pub init: Artifact,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// The kernel's release.
+    pub kernel_release: String,
+    /// Whether every source is the one that the locks name. If not, the image is another one than was published.
+    pub pinned: bool,
+    /// The packages that the image was made from and with.
+    pub sources: Vec<Fetched>,
+    /// What booting the UKI must leave in the SHA-256 bank, by register number.
+    pub pcrs: BTreeMap<String, PcrReference>,
+}
+
+/// Makes the image. What was made before from the same inputs is checked and taken from the cache.
+///
+/// # Errors
+/// [`BuildError`] by the part that failed.
+pub fn image(shop: &Workshop<'_>) -> Result<Image, BuildError> {
+    let kernel = kernel::build(shop)?;
+    let tss = tss::build(shop)?;
+    let program = appliance::build(shop, &tss)?;
+    let tools = ImageTools::fetch(shop)?;
+    let initrd = initrd::build(shop, &tools, &program)?;
+    let uki = uki::build(shop, &tools, &kernel, &initrd)?;
+    let disk = disk::build(shop, &uki)?;
+
+    let predicted = reference::predict(&files::read(&uki)?, Bank::Sha256)?;
+    let sources: Vec<Fetched> = [kernel.source, tss.source].into_iter().chain(tools.sources).collect();
+    Ok(Image {
+        uki: artifact(&uki)?,
+        disk: artifact(&disk)?,
+        kernel: artifact(&kernel.image)?,
+        initrd: artifact(&initrd)?,
+        init: Artifact { path: program.path, bytes: program.bytes, sha256: program.sha256 },
+        cmdline: uki::command_line(shop)?,
+        kernel_release: kernel.release,
+        pinned: sources.iter().all(|source| source.pinned),
+        sources,
+        pcrs: reference::values(&predicted),
+    })
+}
+
+fn artifact(path: &Path) -> Result<Artifact, FileError> {
+    let (sha256, bytes) = files::digest(path)?;
+    Ok(Artifact { path: path.to_path_buf(), bytes, sha256 })
+}

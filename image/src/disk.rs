@@ -1,0 +1,104 @@
+//! The boot disk: a GPT with one EFI system partition that holds the UKI where firmware looks for it.
+//!
+//! Bit-identical for one UKI: every identifier and time is fixed. Fixed identifiers are no harm on a disk that is only read.
+
+use std::fs;
+use std::io::{Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use crate::cache::Inputs;
+use crate::command::{CommandError, Tool};
+use crate::files::{self, FileError, failed};
+use crate::progress::phase;
+use crate::uki::EPOCH;
+use crate::workshop::Workshop;
+
+/// Bytes of the whole disk: the smallest round size whose partition can be FAT32, the one format that all firmware reads.
+const DISK_BYTES: u64 = 64 << 20;
+/// Where the partition begins: the alignment that partition tools use.
+const PARTITION_OFFSET_BYTES: u64 = 1 << 20;
+/// Bytes of the partition; the last MiB of the disk holds the second partition table.
+const PARTITION_BYTES: u64 = DISK_BYTES - 2 * PARTITION_OFFSET_BYTES;
+/// Bytes of a sector.
+const SECTOR_BYTES: u64 = 512;
+/// Disk, partition and volume: "kiln" in ASCII and a number.
+const DISK_ID: &str = "6b696c6e-0000-4000-8002-000000000000";
+const PARTITION_ID: &str = "6b696c6e-0000-4000-8002-000000000001";
+const VOLUME_ID: &str = "6b696c6e";
+/// The type of an EFI system partition. Source: UEFI 2.10, section 5.3.3.
+const ESP_TYPE: &str = "C12A7328-F81F-11D2-BA4B-00C04FD430C9";
+
+/// The disk could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// A file could not be handled.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A disk tool failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+/// Makes the disk with `uki` on it, or takes it from the cache. Returns the file, sparse, 64 MiB long.
+///
+/// # Errors
+/// [`DiskError`] by cause.
+pub fn build(shop: &Workshop<'_>, uki: &Path) -> Result<PathBuf, DiskError> {
+    phase(shop.progress, "boot disk", || {
+        let tools = crate::packages::versions(shop.progress, &["dosfstools", "mtools", "fdisk"])?;
+        let inputs = Inputs::of("disk", 1).file("uki", uki)?.text("tools", &tools);
+        let entry = shop.cache.entry("disk", inputs.key(), |dir| make(shop, uki, dir))?;
+        Ok((entry.path.join("disk.img"), entry.cached))
+    })
+}
+
+fn make(shop: &Workshop<'_>, uki: &Path, dir: &Path) -> Result<(), DiskError> {
+    let (partition, disk) = (dir.join("esp"), dir.join("disk.img"));
+    sparse(&partition, PARTITION_BYTES)?;
+    Tool::new("mkfs.vfat")
+        .args(["--invariant", "-F", "32", "-s", "1", "-S", "512", "-n", "KILN", "-i", VOLUME_ID])
+        .arg(&partition)
+        .run(shop.progress)?;
+    let mtool = |program: &str| Tool::new(program).env("SOURCE_DATE_EPOCH", EPOCH).arg("-i").arg(&partition);
+    mtool("mmd").args(["::/EFI", "::/EFI/BOOT"]).run(shop.progress)?;
+    mtool("mcopy").arg(uki).arg("::/EFI/BOOT/BOOTX64.EFI").run(shop.progress)?;
+
+    sparse(&disk, DISK_BYTES)?;
+    let script = dir.join("table");
+    files::write(&script, table().as_bytes())?;
+    let sfdisk = Tool::new("sh").args(["-c", "sfdisk --quiet --no-reread --no-tell-kernel \"$1\" <\"$2\"", "sh"]);
+    sfdisk.arg(&disk).arg(&script).run(shop.progress)?;
+    embed(&partition, &disk)?;
+    files::remove(&script)?;
+    files::remove(&partition)?;
+    Ok(())
+}
+
+/// The partition table, as sfdisk reads it.
+fn table() -> String {
+    let (start, size) = (PARTITION_OFFSET_BYTES / SECTOR_BYTES, PARTITION_BYTES / SECTOR_BYTES);
+    format!(
+        "label: gpt\nlabel-id: {DISK_ID}\nfirst-lba: {start}\n\
+         start={start}, size={size}, type={ESP_TYPE}, uuid={PARTITION_ID}, name=\"kiln-esp\"\n"
+    )
+}
+
+fn sparse(path: &Path, bytes: u64) -> Result<(), FileError> {
+    let file = fs::File::create(path).map_err(failed("make", path))?;
+    file.set_len(bytes).map_err(failed("set the length of", path))
+}
+
+/// Writes the partition into the disk, skipping blocks of zeros so that the disk stays sparse.
+fn embed(partition: &Path, disk: &Path) -> Result<(), FileError> {
+    const BLOCK_BYTES: usize = 1 << 16;
+    let bytes = files::read(partition)?;
+    let mut file = fs::OpenOptions::new().write(true).open(disk).map_err(failed("open", disk))?;
+    for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
+        if block.iter().any(|byte| *byte != 0) {
+            let offset = PARTITION_OFFSET_BYTES + (index * BLOCK_BYTES) as u64;
+            file.seek(SeekFrom::Start(offset)).map_err(failed("write", disk))?;
+            std::io::Write::write_all(&mut file, block).map_err(failed("write", disk))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! The initrd: one program and one name, as a compressed cpio archive that mkosi makes.
+//!
+//! mkosi runs on a copy of its configuration with fixed modes, so that neither a `mkosi.local.conf` in the checkout nor the
+//! umask of whoever cloned it has a say.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::appliance::Program;
+use crate::cache::Inputs;
+use crate::command::CommandError;
+use crate::files::{self, FileError, failed};
+use crate::progress::phase;
+use crate::tools::ImageTools;
+use crate::workshop::Workshop;
+
+/// What mkosi reads of the checkout.
+const CONFIGURATION: [&str; 3] = ["mkosi.conf", "image/mkosi.conf", "image/mkosi.skeleton/usr/lib/os-release"];
+/// The link by which programs find the os-release file.
+const OS_RELEASE_LINK: &str = "image/mkosi.skeleton/etc/os-release";
+/// The kernel's stub measures the initrd as padded to this. Source: systemd, src/boot/initrd.c (issue 35439).
+const ALIGNMENT_BYTES: usize = 4;
+
+/// The initrd could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitrdError {
+    /// A file could not be handled.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// mkosi failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+}
+
+/// Makes the initrd with `program` as `/init`, or takes it from the cache. Returns the file; its length is a multiple of 4.
+///
+/// # Errors
+/// [`InitrdError`] by cause.
+pub fn build(shop: &Workshop<'_>, tools: &ImageTools, program: &Program) -> Result<PathBuf, InitrdError> {
+    phase(shop.progress, "initrd", || {
+        let mut inputs = tools.inputs(Inputs::of("initrd", 1)).text("init", &program.sha256.to_string());
+        for name in CONFIGURATION {
+            inputs = inputs.file(name, &shop.checkout.path(name))?;
+        }
+        let entry = shop.cache.entry("initrd", inputs.key(), |dir| make(shop, tools, program, dir))?;
+        Ok((entry.path.join("initrd.cpio.zst"), entry.cached))
+    })
+}
+
+fn make(shop: &Workshop<'_>, tools: &ImageTools, program: &Program, dir: &Path) -> Result<(), InitrdError> {
+    let work = dir.join("work");
+    let tree = stage(shop, program, &work)?;
+    for name in ["output", "workspace", "cache"] {
+        files::make_dir(&work.join(name))?;
+    }
+    let mkosi = tools.mkosi().arg_path("--directory=", &tree).arg_path("--output-dir=", &work.join("output"));
+    let mkosi =
+        mkosi.arg_path("--workspace-dir=", &work.join("workspace")).arg_path("--cache-dir=", &work.join("cache"));
+    mkosi.args(["--force", "build"]).run(shop.progress)?;
+    let mut initrd = files::read(&work.join("output/initrd.cpio.zst"))?;
+    // Zeros after the compressed archive are skipped. Source: Linux, init/initramfs.c.
+    initrd.resize(initrd.len().next_multiple_of(ALIGNMENT_BYTES), 0);
+    files::write(&dir.join("initrd.cpio.zst"), &initrd)?;
+    files::remove(&work)?;
+    Ok(())
+}
+
+/// Copies configuration and program into a tree of their own; returns the tree.
+fn stage(shop: &Workshop<'_>, program: &Program, work: &Path) -> Result<PathBuf, FileError> {
+    let tree = work.join("tree");
+    let put = |name: &str, from: &Path, mode: u32| {
+        let to = tree.join(name);
+        let above = to.parent().unwrap_or(&tree);
+        files::make_dir(above)?;
+        files::copy(from, &to, mode)
+    };
+    for name in CONFIGURATION {
+        put(name, &shop.checkout.path(name), 0o644)?;
+    }
+    put("image/mkosi.extra/init", &program.path, 0o755)?;
+    let link = tree.join(OS_RELEASE_LINK);
+    files::make_dir(link.parent().unwrap_or(&tree))?;
+    std::os::unix::fs::symlink("../usr/lib/os-release", &link).map_err(failed("make the link", &link))?;
+    open_directories(&tree)?;
+    Ok(tree)
+}
+
+/// Gives every directory of a tree the mode that it shall have in the image.
+fn open_directories(dir: &Path) -> Result<(), FileError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).map_err(failed("set the mode of", dir))?;
+    for path in files::list(dir)?.into_iter().filter(|path| path.is_dir()) {
+        open_directories(&path)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! The UKI: kernel, initrd, command line and name in one file that firmware starts and measures.
+//!
+//! The same for every site: it holds nobody's keys. Deliberately absent: a signature, which a site adds for Secure Boot.
+
+use std::path::{Path, PathBuf};
+
+use crate::cache::Inputs;
+use crate::command::CommandError;
+use crate::files::{self, FileError};
+use crate::kernel::Kernel;
+use crate::progress::phase;
+use crate::tools::ImageTools;
+use crate::workshop::Workshop;
+
+/// The largest UKI: what firmware loads from a slow disk and hashes on every boot.
+pub const UKI_BYTES_MAX: u64 = 8 << 20;
+/// 2026-01-01 00:00:00 UTC, as in `mkosi.conf`.
+pub(crate) const EPOCH: &str = "1767225600";
+/// The file that names the image.
+const OS_RELEASE: &str = "image/mkosi.skeleton/usr/lib/os-release";
+
+/// The UKI could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum UkiError {
+    /// A file could not be handled.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// ukify failed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The UKI is larger than it may be.
+    #[error("the UKI has {bytes} bytes, more than {bytes_max}")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The bound.
+        bytes_max: u64,
+    },
+}
+
+/// The kernel's command line in the image: `image/cmdline`, without its line end.
+///
+/// # Errors
+/// [`FileError`] if it cannot be read.
+pub fn command_line(shop: &Workshop<'_>) -> Result<String, FileError> {
+    files::read_text(&shop.checkout.path("image/cmdline")).map(|text| text.trim().to_owned())
+}
+
+/// Joins kernel and initrd, or takes the UKI from the cache. Returns the file.
+///
+/// # Errors
+/// [`UkiError`] by cause.
+pub fn build(shop: &Workshop<'_>, tools: &ImageTools, kernel: &Kernel, initrd: &Path) -> Result<PathBuf, UkiError> {
+    phase(shop.progress, "UKI", || {
+        let cmdline = command_line(shop)?;
+        let inputs = tools.inputs(Inputs::of("uki", 1)).text("cmdline", &cmdline).text("release", &kernel.release);
+        let inputs = inputs.file("kernel", &kernel.image)?.file("initrd", initrd)?;
+        let key = inputs.file("os-release", &shop.checkout.path(OS_RELEASE))?.key();
+        let entry = shop.cache.entry("uki", key, |dir| {
+            let output = dir.join("kiln.efi");
+            let ukify = tools.ukify().arg("build").env("SOURCE_DATE_EPOCH", EPOCH);
+            let ukify = ukify.arg_path("--linux=", &kernel.image).arg_path("--initrd=", initrd);
+            let ukify = ukify.arg(format!("--cmdline={cmdline}")).arg(format!("--uname={}", kernel.release));
+            let ukify =
+                ukify.arg_path("--os-release=@", &shop.checkout.path(OS_RELEASE)).arg_path("--stub=", &tools.stub());
+            ukify.arg_path("--output=", &output).run(shop.progress)?;
+            let (_, bytes) = files::digest(&output)?;
+            if bytes > UKI_BYTES_MAX {
+                return Err(UkiError::TooLarge { bytes, bytes_max: UKI_BYTES_MAX });
+            }
+            Ok(())
+        })?;
+        Ok((entry.path.join("kiln.efi"), entry.cached))
+    })
+}
