@@ -1,6 +1,7 @@
 //! A whole life of a machine without a link: the appliance's PID 1, and a builder that asks for everything once, tries what it
-//! must not get, and prints what came. Boot it as `/init`; `kiln.rehearsal=` on the kernel's command line chooses how it ends:
-//! `die` (without a last word), `order` (out of order), `fault`, `panic`, or well.
+//! must not get, and prints what came. Boot it as `/init` with `rehearsal=` on the kernel's command line, which gets into the
+//! environment of `/init` and chooses how it goes: `touched` (PCR 15 is not zero), `die` (without a last word), `order` (out of
+//! order), `fault`, `panic`, `wait` (five seconds, in which the host can take the TPM away); or well.
 
 #![expect(
     clippy::expect_used,
@@ -23,9 +24,22 @@ fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("parent") => drop(again("orphan")),
         Some("orphan") => std::thread::sleep(Duration::from_millis(50)),
-        _ => return kiln_init::start(builder),
+        _ => {
+            if std::env::var("rehearsal").is_ok_and(|ending| ending == "touched") {
+                touch();
+            }
+            return kiln_init::start(builder);
+        }
     }
     ExitCode::SUCCESS
+}
+
+/// Extends PCR 15 before PID 1 looks at it, as a boot loader of somebody else's would.
+fn touch() {
+    rustix::mount::mount("dev", "/dev", "devtmpfs", rustix::mount::MountFlags::empty(), c"").expect("devices");
+    let mut tpm = kiln_tpm::Tpm::open("/dev/tpmrm0".as_ref()).expect("a TPM");
+    let digests: Vec<_> = tpm.banks().iter().filter_map(|bank| bank.hash(b"somebody else")).collect();
+    tpm.extend(&digests).expect("an extended register");
 }
 
 /// This program once more, in a part of its own.
@@ -35,7 +49,7 @@ fn again(part: &str) -> Child {
 
 fn builder(socket: UnixStream) -> ExitCode {
     let command_line = std::fs::read_to_string("/proc/cmdline").expect("a command line");
-    let ending = command_line.split_whitespace().find_map(|word| word.strip_prefix("kiln.rehearsal="));
+    let ending = command_line.split_whitespace().find_map(|word| word.strip_prefix("rehearsal="));
     surroundings();
     let mut custodian = Custodian::new(socket);
     let identity = custodian.hello().expect("an identity");
@@ -48,6 +62,10 @@ fn builder(socket: UnixStream) -> ExitCode {
         Some("panic") => panic!("as rehearsed"),
         Some("order") => drop(custodian.quote(WhichQuote::First, Sha256Digest::of(b"too early"))),
         Some("fault") => return gives_up(custodian),
+        Some("wait") => {
+            std::thread::sleep(Duration::from_secs(5));
+            lives(custodian).expect("a whole life");
+        }
         _ => lives(custodian).expect("a whole life"),
     }
     ExitCode::SUCCESS

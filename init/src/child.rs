@@ -7,6 +7,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::net::UnixStream;
 
+use nix::sys::signal::SigSet;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, capabilities, remove_capability_from_bounding_set, set_capabilities};
 
@@ -33,6 +34,12 @@ pub(crate) enum ChildError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Its signals.
+    #[error("the builder cannot take its signals")]
+    Signals {
+        /// What the kernel said.
+        source: nix::Error,
+    },
     /// Its capabilities.
     #[error("the builder cannot give up capabilities")]
     Capabilities {
@@ -41,12 +48,14 @@ pub(crate) enum ChildError {
     },
 }
 
-/// Takes the socket from standard input, which becomes `/dev/null`, and gives up [`TAKEN`].
+/// Takes the socket from standard input, which becomes `/dev/null`, unblocks the signals that PID 1 waits for by other means, and
+/// gives up [`TAKEN`].
 ///
 /// # Errors
 /// [`ChildError`].
 pub(crate) fn prepare() -> Result<UnixStream, ChildError> {
     give_up_capabilities().map_err(|source| ChildError::Capabilities { source })?;
+    SigSet::empty().thread_set_mask().map_err(|source| ChildError::Signals { source })?;
     take_socket().map_err(|source| ChildError::Socket { source })
 }
 

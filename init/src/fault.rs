@@ -84,7 +84,7 @@ impl Fault {
 
 fn measure_code(error: &MeasureError) -> &'static str {
     match error {
-        MeasureError::Tpm(_) => "tpm",
+        MeasureError::NoTpm | MeasureError::Tpm(_) => "tpm",
         MeasureError::NotZero { .. } => "pcr_not_zero",
         _ => "measure",
     }

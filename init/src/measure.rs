@@ -34,6 +34,9 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Why something could not be measured, or the machine is not one that can be measured.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MeasureError {
+    /// There is no TPM, or the kernel has no driver for it.
+    #[error("there is no {DEVICE}: no TPM 2.0")]
+    NoTpm,
     /// The TPM.
     #[error(transparent)]
     Tpm(#[from] TpmError),
@@ -109,7 +112,11 @@ impl Anchor {
     /// # Errors
     /// [`MeasureError`].
     pub(crate) fn open() -> Result<Self, MeasureError> {
-        let mut tpm = Tpm::open(Path::new(DEVICE))?;
+        let device = Path::new(DEVICE);
+        if !device.exists() {
+            return Err(MeasureError::NoTpm);
+        }
+        let mut tpm = Tpm::open(device)?;
         for path in DEVICE_FILES {
             std::fs::remove_file(path).map_err(|source| MeasureError::Remove { path, source })?;
         }

@@ -14,15 +14,22 @@ pub(crate) fn off_on_panic() {
     std::panic::set_hook(Box::new(|panic| off(&fault::line("panic", &panic.to_string()))));
 }
 
+/// Ends every process but PID 1.
+pub(crate) fn end_everyone() {
+    match kill(Pid::from_raw(-1), Signal::SIGKILL) {
+        // The only error that PID 1 can get: there is nobody.
+        Ok(()) | Err(_) => {}
+    }
+}
+
 /// Ends every process, says `line` on the console and powers off.
 pub(crate) fn off(line: &str) -> ! {
-    // Nobody else writes to the console after this, and a failure to end what is not there is none.
-    let nobody_left = kill(Pid::from_raw(-1), Signal::SIGKILL);
+    end_everyone();
     let mut console = std::io::stderr();
-    // There is nobody to tell that the console does not work.
-    let said = writeln!(console, "{line}").and_then(|()| console.flush());
+    // On a line of its own, whatever was said before. There is nobody to tell that the console does not work.
+    let said = write!(console, "\n{line}\n").and_then(|()| console.flush());
     let drained = rustix::termios::tcdrain(&console);
-    drop((nobody_left, said, drained));
+    drop((said, drained));
     rustix::fs::sync();
     for command in [RebootCommand::PowerOff, RebootCommand::Halt] {
         if let Err(error) = reboot(command) {

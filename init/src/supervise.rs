@@ -22,7 +22,7 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use crate::custody::{Answer, Custody};
 use crate::fault::Fault;
 use crate::measure::Registers;
-use crate::sys;
+use crate::{power, sys};
 
 /// The longest life of a machine: a job with the longest step (24 hours) and another one beside it.
 const LIFETIME: Duration = Duration::from_secs(48 * 60 * 60);
@@ -79,23 +79,30 @@ struct Builder {
 /// [`Fault`]: what [`Custody`] says, or [`SuperviseError`].
 pub(crate) fn run<R: Registers>(mut custody: Custody<R>) -> Result<Outcome, Fault> {
     let mut builder = start().map_err(|source| SuperviseError::Start { source })?;
+    let outcome = serve(&mut builder, &mut custody);
+    // Before its socket is closed, which it would complain about.
+    power::end_everyone();
+    outcome
+}
+
+fn serve<R: Registers>(builder: &mut Builder, custody: &mut Custody<R>) -> Result<Outcome, Fault> {
     let end = Instant::now() + LIFETIME;
     let mut ended = None;
     loop {
         // After its death the builder's last messages are still there.
         let left = if ended.is_some() { Duration::ZERO } else { end.saturating_duration_since(Instant::now()) };
-        match next(&builder, left)? {
+        match next(builder, left)? {
             Some(Event::Request) => match custody::receive::<Request>(&mut builder.socket) {
                 Ok(request) => match custody.answer(request)? {
                     Answer::End(outcome) => return Ok(outcome),
                     Answer::Reply(reply) => custody::send(&mut builder.socket, &reply)
                         .map_err(|source| SuperviseError::Message { source })?,
                 },
-                Err(custody::CustodyError::Closed) => return Err(last_word(&builder, ended)?.into()),
+                Err(custody::CustodyError::Closed) => return Err(last_word(builder, ended)?.into()),
                 Err(source) => return Err(SuperviseError::Message { source }.into()),
             },
-            Some(Event::Death) => ended = reap(&builder)?.or(ended),
-            None if ended.is_some() => return Err(last_word(&builder, ended)?.into()),
+            Some(Event::Death) => ended = reap(builder)?.or(ended),
+            None if ended.is_some() => return Err(last_word(builder, ended)?.into()),
             None => return Err(SuperviseError::Lifetime.into()),
         }
     }
