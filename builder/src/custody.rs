@@ -10,7 +10,8 @@
 //! 2. the first quote;
 //! 3. measure the job; `allow` it, or do not; measure the decision; sign the decision;
 //! 4. if allowed: measure the inputs, then for each step measure its begin, run it, measure its end, sign its record;
-//! 5. measure the outputs; measure and sign the provenance (left out if a step failed); measure and sign the manifest;
+//! 5. measure the outputs; measure and sign the provenance (left out if a step failed); in every case, a denied job's too: measure
+//!    and sign the manifest;
 //! 6. measure `final`; ask for the runtime log, whose digest the closing names; the last quote; `done`.
 //!
 //! A denied job goes from 3 straight to the manifest: measure and sign it, `final`, the last quote, `done`. So a refusal, too, has

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    kiln_init::start(|_socket| ExitCode::FAILURE)
+    kiln_init::start(kiln_builder::main)
 }

@@ -45,11 +45,23 @@ enum Stage {
     /// The provenance is.
     Stated,
     /// The manifest is.
-    Listed { built: bool },
+    Listed { outcome: Outcome },
     /// `final` is.
-    Finished { built: bool },
+    Finished { outcome: Outcome },
     /// The last quote was made.
-    Closed { built: bool },
+    Closed { outcome: Outcome },
+}
+
+impl Stage {
+    /// What has become of the job, where its evidence may be closed. A provenance is the mark of a job that was built.
+    fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Denied => Some(Outcome::Refused),
+            Self::Paused | Self::Collected => Some(Outcome::StepFailed),
+            Self::Stated => Some(Outcome::Built),
+            _ => None,
+        }
+    }
 }
 
 /// Why an act is not the next one.
@@ -138,13 +150,11 @@ impl Order {
             (Stage::Paused | Stage::Collected, Event::Provenance(digest)) => {
                 (Stage::Stated, Some((Label::Provenance, *digest)))
             }
-            (Stage::Paused | Stage::Collected, Event::Manifest(digest)) => {
-                (Stage::Listed { built: false }, Some((Label::Manifest, *digest)))
-            }
-            (Stage::Stated, Event::Manifest(digest)) => {
-                (Stage::Listed { built: true }, Some((Label::Manifest, *digest)))
-            }
-            (Stage::Listed { built }, Event::Final) => (Stage::Finished { built: *built }, None),
+            (stage, Event::Manifest(digest)) => match stage.outcome() {
+                Some(outcome) => (Stage::Listed { outcome }, Some((Label::Manifest, *digest))),
+                None => return Err(Violation::OutOfOrder { act: act() }),
+            },
+            (Stage::Listed { outcome }, Event::Final) => (Stage::Finished { outcome: *outcome }, None),
             _ => return Err(Violation::OutOfOrder { act: act() }),
         };
         self.stage = next;
@@ -191,7 +201,7 @@ impl Order {
     pub(crate) fn quote(&mut self, which: WhichQuote) -> Result<(), Violation> {
         self.stage = match (&self.stage, which) {
             (Stage::Trusted, WhichQuote::First) => Stage::Attested,
-            (Stage::Finished { built }, WhichQuote::Last) => Stage::Closed { built: *built },
+            (Stage::Finished { outcome }, WhichQuote::Last) => Stage::Closed { outcome: *outcome },
             _ => return Err(Violation::OutOfOrder { act: format!("the {which:?} quote") }),
         };
         Ok(())
@@ -202,12 +212,11 @@ impl Order {
     /// # Errors
     /// [`Violation::OutOfOrder`].
     pub(crate) fn done(&self, outcome: Outcome) -> Result<(), Violation> {
-        let so = match outcome {
-            Outcome::Built => self.stage == Stage::Closed { built: true },
-            Outcome::StepFailed => self.stage == Stage::Closed { built: false },
-            Outcome::Refused => self.stage == Stage::Denied && self.unsigned.is_none(),
-        };
-        if so { Ok(()) } else { Err(Violation::OutOfOrder { act: format!("the end as {outcome:?}") }) }
+        if self.stage == (Stage::Closed { outcome }) {
+            Ok(())
+        } else {
+            Err(Violation::OutOfOrder { act: format!("the end as {outcome:?}") })
+        }
     }
 
     fn has_had_a_job(&self) -> bool {
