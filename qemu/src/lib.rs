@@ -9,7 +9,7 @@
 //! 5. [`Ended`]: how it ended. When a caller sees this value, or when the `RunningMachine` is dropped, nothing of the
 //!    machine is left on the host: no process, no socket, no file.
 //!
-//! The last promise also holds if the owner panics, returns early, exits, or is killed: see [`custody`](self) in the
+//! The last promise also holds if the owner panics, returns early, exits, or is killed: see `custody.rs` in the
 //! source. A caller that wants it to hold on Ctrl-C selects on `tokio::signal::ctrl_c()` and drops the machine; the
 //! machine's processes are in a process group of their own, so a terminal's Ctrl-C reaches only the owner.
 //!

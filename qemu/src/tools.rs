@@ -20,7 +20,7 @@ pub struct Tools {
     pub swtpm_setup: PathBuf,
     /// `swtpm_localca`, which `swtpm_setup` calls to issue endorsement key certificates.
     pub swtpm_localca: PathBuf,
-    /// `sh`, which runs the warden of [`custody`](crate).
+    /// `sh`, which runs the warden of `custody.rs`.
     pub sh: PathBuf,
     /// OVMF's code: UEFI with TPM 2.0 measurement, without Secure Boot enforcement.
     pub firmware_code: PathBuf,
