@@ -9,7 +9,6 @@
     reason = "a rehearsal that goes wrong ends, and speaks on the console"
 )]
 
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitCode};
 use std::time::Duration;
@@ -48,11 +47,11 @@ fn again(part: &str) -> Child {
     Command::new("/proc/self/exe").arg(part).spawn().expect("a process")
 }
 
-fn builder(socket: OwnedFd) -> ExitCode {
+fn builder(socket: UnixStream) -> ExitCode {
     let command_line = std::fs::read_to_string("/proc/cmdline").expect("a command line");
     let ending = command_line.split_whitespace().find_map(|word| word.strip_prefix("rehearsal="));
     surroundings();
-    let mut custodian = Custodian::new(UnixStream::from(socket));
+    let mut custodian = Custodian::new(socket);
     let identity = custodian.hello().expect("an identity");
     say("ak_public", &identity.ak_public.0);
     say("statement_key", &identity.statement_key.0);

@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::SigSet;
 use rustix::io::Errno;
@@ -53,17 +53,17 @@ pub(crate) enum ChildError {
 ///
 /// # Errors
 /// [`ChildError`].
-pub(crate) fn prepare() -> Result<OwnedFd, ChildError> {
+pub(crate) fn prepare() -> Result<UnixStream, ChildError> {
     give_up_capabilities().map_err(|source| ChildError::Capabilities { source })?;
     SigSet::empty().thread_set_mask().map_err(|source| ChildError::Signals { source })?;
     take_socket().map_err(|source| ChildError::Socket { source })
 }
 
-fn take_socket() -> io::Result<OwnedFd> {
+fn take_socket() -> io::Result<UnixStream> {
     let socket = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
     let null = OpenOptions::new().read(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
-    Ok(socket)
+    Ok(UnixStream::from(socket))
 }
 
 fn give_up_capabilities() -> Result<(), Errno> {

@@ -11,7 +11,7 @@
 
 #![deny(unsafe_code)]
 
-use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -46,7 +46,7 @@ const BUILDER: &str = "kiln-builder";
 
 /// The appliance's only program: PID 1, or the builder if it is called `kiln-builder`. `builder` gets the socket to PID 1, in a
 /// process that has one thread, and what it returns is that process's exit status.
-pub fn start(builder: fn(OwnedFd) -> ExitCode) -> ExitCode {
+pub fn start(builder: fn(UnixStream) -> ExitCode) -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name == BUILDER) {
         return match child::prepare() {
             Ok(socket) => builder(socket),

@@ -6,7 +6,7 @@
 use std::ffi::CStr;
 use std::io;
 
-use rustix::fs::{CWD, Mode};
+use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_remount, move_mount, open_tree};
 
 /// One file system.
@@ -86,7 +86,6 @@ pub(crate) fn mount_all() -> Result<(), MountError> {
 
 /// Puts a read-only clone of the root over the root and moves into it.
 fn switch_root() -> Result<(), rustix::io::Errno> {
-    rustix::process::umask(Mode::from_raw_mode(0o077));
     let root = open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     rustix::process::fchdir(&root)?;
     move_mount(&root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
