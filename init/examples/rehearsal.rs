@@ -5,9 +5,11 @@
 
 #![expect(
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     reason = "a rehearsal that goes wrong ends, and speaks on the console"
 )]
+#![forbid(unsafe_code)]
 
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitCode};

@@ -1,5 +1,7 @@
 //! The appliance's only program. What it does is in `lib.rs`, in reading order.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
