@@ -1,5 +1,99 @@
 //! Carries one job from signed spec to evidence.
+//!
+//! In reading order: [`boot`] measures what the machine is told and gets it certified; [`fetch`] takes the job; [`admit`] decides
+//! on it; [`run`] runs and records its steps; [`attest`] states what came of them and closes the evidence; [`emit`] hands it out.
+//! Each stage consumes what the stage before it made and is the only one that makes what the next one needs, so that a skipped
+//! check does not compile. Beside them: [`link`] to the outside, [`custody`] towards PID 1, the [`fault`] that ends everything.
+//!
+//! The builder holds no key and no TPM, and believes nobody: neither the host, nor the job, nor a step.
 
 #![forbid(unsafe_code)]
 
+mod admit;
+mod attest;
+mod boot;
+mod bundle;
+mod console;
 pub mod custody;
+mod emit;
+mod fault;
+mod fetch;
+mod link;
+mod machine;
+mod run;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+
+use kiln_formats::manifest::Outcome;
+use kiln_sandbox::Launcher;
+
+pub use admit::{AdmitError, ImageError, Images};
+pub use attest::AttestError;
+pub use boot::BootError;
+pub use fault::Fault;
+pub use link::{Link, LinkError, Port};
+pub use machine::Machine;
+pub use run::{ObserveError, RunError};
+
+use bundle::Bundle;
+use custody::Custodian;
+
+/// What the builder process does from its first instruction to its last: `custody` is its socket to PID 1.
+///
+/// Must be called while the process has one thread. PID 1 hears how it ended; the exit code is only for a PID 1 that did not.
+pub fn main(custody: UnixStream) -> ExitCode {
+    console::Console::install();
+    let mut custodian = Custodian::new(custody);
+    let told = match live(&mut custodian) {
+        Ok(outcome) => custodian.done(outcome),
+        Err(fault) => {
+            eprintln!("kiln: fault: {}: {}", fault.code(), fault.text());
+            match fault.code().parse() {
+                Ok(code) => custodian.fault(code, fault.text()),
+                Err(_) => return ExitCode::FAILURE,
+            }
+        }
+    };
+    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn live(custodian: &mut Custodian<UnixStream>) -> Result<Outcome, Fault> {
+    // First of all, and before the runtime: the launcher is forked, which only a process with one thread may do.
+    let launcher = Launcher::start().map_err(|source| Fault::Start { what: "launcher", source: source.into() })?;
+    let failed = |source: std::io::Error| Fault::Start { what: "runtime", source: source.into() };
+    let mut machine = Machine::booted(launcher).map_err(failed)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let ended = runtime.block_on(async {
+        let link = Link::open(Port::open().await?).await?;
+        carry(&mut machine, link, custodian).await
+    });
+    // A thread that still waits for a step must not keep the reason from being told.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Carries one job from the boot part to the last message, on any machine and over any link.
+///
+/// # Errors
+/// [`Fault`]: there is no evidence, and nothing of the job may be used.
+pub async fn carry<S: Read + Write>(
+    machine: &mut Machine,
+    mut link: Link,
+    custodian: &mut Custodian<S>,
+) -> Result<Outcome, Fault> {
+    let mut bundle = Bundle::default();
+    let certified = boot::certify(&mut link, custodian, &mut bundle).await?;
+    let received = fetch::job(&mut link, custodian, &certified, &mut bundle).await?;
+    let admitted = admit::decide(received, &certified, machine, &mut link, custodian, &mut bundle).await?;
+    let outcome = match admitted {
+        None => Outcome::Refused,
+        Some(admitted) => {
+            let finished = run::steps(admitted, &certified, machine, &mut link, custodian, &mut bundle).await?;
+            attest::outputs(finished, &certified, custodian, &mut bundle)?
+        }
+    };
+    let evidence = attest::close(outcome, &certified, custodian, bundle)?;
+    emit::evidence(evidence, &mut link).await
+}

@@ -1,0 +1,233 @@
+//! Runs the admitted job's steps one after another and records each, in the order in which they ran.
+//!
+//! A step that does not succeed ends the job: that is data, signed like any other record. [`steps`] takes an [`AdmittedJob`] and
+//! is the only constructor of [`Finished`], so nothing else can be attested.
+
+mod capture;
+mod observe;
+mod outputs;
+
+use std::io;
+
+use hyper::Method;
+use kiln_formats::canonical;
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::event::Event;
+use kiln_formats::job::{CheckedJob, Job, Step};
+use kiln_formats::link::path;
+use kiln_formats::manifest::path as file;
+use kiln_formats::names::Name;
+use kiln_formats::statement::ResourceDescriptor;
+use kiln_sandbox::{Launcher, Outcome, Policy, SpawnError, WaitError, collect};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::net::unix::pipe::Receiver;
+
+use crate::admit::{AdmittedJob, ImageError};
+use crate::attest;
+use crate::boot::Certified;
+use crate::bundle::Bundle;
+use crate::custody::{Custodian, Label, Measurement};
+use crate::fault::Fault;
+use crate::link::Link;
+use crate::machine::Machine;
+use capture::{CaptureError, Log, capture};
+pub use observe::ObserveError;
+use observe::{Observed, Place};
+pub(crate) use outputs::Collected;
+
+/// Why a step could not be run or observed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The sandbox did not start the step: nothing of it ran.
+    #[error("step {step} was not started")]
+    Spawn {
+        /// Which.
+        step: Name,
+        /// What the sandbox said.
+        source: SpawnError,
+    },
+    /// How the step ended is not known.
+    #[error("step {step} cannot be accounted for")]
+    Wait {
+        /// Which.
+        step: Name,
+        /// What the sandbox said.
+        source: WaitError,
+    },
+    /// The thread that waited for the step is gone.
+    #[error("step {step} was waited for in vain")]
+    Lost {
+        /// Which.
+        step: Name,
+        /// Why.
+        source: tokio::task::JoinError,
+    },
+    /// The image that the step ran on.
+    #[error("the image of step {step}")]
+    Image {
+        /// Which step.
+        step: Name,
+        /// What is wrong with it.
+        source: ImageError,
+    },
+    /// The step's pipes failed.
+    #[error("the log of step {step}")]
+    Pipe {
+        /// Which.
+        step: Name,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A workspace cannot be digested.
+    #[error("workspace {workspace} cannot be digested")]
+    Workspace {
+        /// Which.
+        workspace: Name,
+        /// What the sandbox said.
+        source: collect::Error,
+    },
+    /// An output could not be read or stored, for a reason that is not the step's.
+    #[error("output {output} cannot be taken out")]
+    Output {
+        /// Which.
+        output: Name,
+        /// What the sandbox said.
+        source: collect::Error,
+    },
+    /// An observation that has no record.
+    #[error("step {step} cannot be recorded")]
+    Unrecorded {
+        /// Which.
+        step: Name,
+        /// Why.
+        source: ObserveError,
+    },
+    /// A record without a canonical form.
+    #[error("the record of step {step} cannot be written")]
+    Unwritten {
+        /// Which.
+        step: Name,
+        /// What the encoder said.
+        source: canonical::Error,
+    },
+}
+
+impl RunError {
+    /// A stable word for scripts.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Spawn { .. } => "step_not_started",
+            Self::Wait { .. } | Self::Lost { .. } | Self::Pipe { .. } => "step_lost",
+            Self::Image { .. } => "image",
+            Self::Workspace { .. } => "workspace",
+            Self::Output { .. } => "output",
+            Self::Unrecorded { .. } | Self::Unwritten { .. } => "record",
+        }
+    }
+}
+
+/// What is left of a job whose steps have been run and recorded.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The job.
+    pub(crate) job: CheckedJob,
+    /// The document's digest.
+    pub(crate) sha256: Sha256Digest,
+    /// The outputs, in the job's order; `None` if a step did not succeed.
+    pub(crate) outputs: Option<Vec<Collected>>,
+    /// Records by the digest of their payload, logs by that of their file, each named by its path in the bundle.
+    pub(crate) byproducts: Vec<ResourceDescriptor>,
+}
+
+/// Runs the steps until one does not succeed.
+///
+/// # Errors
+/// [`RunError`], and what the link and PID 1 answer.
+pub(crate) async fn steps<S: io::Read + io::Write>(
+    admitted: AdmittedJob,
+    certified: &Certified,
+    machine: &Machine,
+    link: &mut Link,
+    custodian: &mut Custodian<S>,
+    bundle: &mut Bundle,
+) -> Result<Finished, Fault> {
+    let AdmittedJob { job, sha256, decision_sha256, policies, workspaces } = admitted;
+    let mut place = Place { build_id: certified.build_id.clone(), sequence: 0, previous: decision_sha256 };
+    let (mut outputs, mut byproducts) = (Some(Vec::new()), Vec::new());
+    for (step, policy) in job.steps().zip(&policies) {
+        let unwritten = |source| RunError::Unwritten { step: step.name.clone(), source };
+        let step_sha256 = step.digest().map_err(unwritten)?;
+        custodian.measure(Measurement::Event { event: Event::StepBegin(step.name.clone(), step_sha256) })?;
+        let before = outputs::digests(step, &workspaces)?;
+        let (outcome, log) = run(step, policy, &machine.launcher, link).await?;
+        check_image(step, job.job(), machine)?;
+        let after = outputs::digests(step, &workspaces)?;
+        let collected = match outcome.exit.is_success() {
+            true => outputs::written_by(step, job.job(), &workspaces)?,
+            false => None,
+        };
+        let outputs_as_declared = collected.is_some();
+        let observed = Observed { step_sha256, before, after, outcome, outputs_as_declared, log: log.seen() };
+        let statement = observe::record(&place, job.job(), step, observed)
+            .map_err(|source| RunError::Unrecorded { step: step.name.clone(), source })?;
+        let payload = canonical::to_vec(&statement).map_err(unwritten)?;
+        let label = Label::Record { step: step.name.clone() };
+        let record = attest::sign(custodian, label, |digest| Event::StepEnd(step.name.clone(), digest), &payload)?;
+        tracing::info!(step = %step.name, exit = ?statement.predicate.exit, "ended");
+        place.previous = record.payload_sha256;
+        let (record_path, log_path) = (file::record(place.sequence, &step.name), file::log(place.sequence, &step.name));
+        byproducts.push(ResourceDescriptor::new(record_path.as_str(), record.payload_sha256));
+        byproducts.push(ResourceDescriptor::new(log_path.as_str(), statement.predicate.log.sha256));
+        bundle.add(record_path, record.envelope);
+        bundle.add(log_path, log.into_frames());
+        place.sequence += 1;
+        outputs = outputs.zip(collected).map(|(before, now)| before.into_iter().chain(now).collect::<Vec<_>>());
+        if outputs.is_none() {
+            break;
+        }
+    }
+    if let Some(outputs) = &mut outputs {
+        outputs.sort_by_key(|collected| job.job().output.iter().position(|output| output.name == collected.name));
+    }
+    Ok(Finished { job, sha256, outputs, byproducts })
+}
+
+/// Starts one step, takes in its log while it runs, and waits until nothing of it is left.
+async fn run(step: &Step, policy: &Policy, launcher: &Launcher, link: &mut Link) -> Result<(Outcome, Log), Fault> {
+    let name = || step.name.clone();
+    let pipe = |source: io::Error| RunError::Pipe { step: name(), source };
+    let upload = link.upload(Method::POST, &format!("{}{}", path::LOGS, step.name), None).await?;
+    let (out, out_writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| pipe(errno.into()))?;
+    let (err, err_writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| pipe(errno.into()))?;
+    let out = Receiver::from_owned_fd(out).map_err(pipe)?;
+    let err = Receiver::from_owned_fd(err).map_err(pipe)?;
+    let started = launcher.spawn(policy, out_writer, err_writer);
+    let running = started.map_err(|source| RunError::Spawn { step: name(), source })?;
+    tracing::info!(step = %step.name, "started");
+    let killer = running.killer();
+    let ended = tokio::task::spawn_blocking(move || running.wait());
+    let captured = capture(upload, out, err, step.limits.log_bytes).await;
+    if captured.is_err() {
+        // What it says does not matter any more: the machine is about to power off.
+        let _ = killer.kill();
+    }
+    let ended = ended.await.map_err(|source| RunError::Lost { step: name(), source })?;
+    let log = captured.map_err(|error| match error {
+        CaptureError::Link(source) => Fault::from(source),
+        CaptureError::Pipe(source) => pipe(source).into(),
+    })?;
+    let outcome = ended.map_err(|source| RunError::Wait { step: name(), source })?;
+    Ok((outcome, log))
+}
+
+/// A step whose image was damaged under it has not run on that image: there is no record of it.
+fn check_image(step: &Step, job: &Job, machine: &Machine) -> Result<(), RunError> {
+    for image in job.image.iter().filter(|image| image.name == step.image) {
+        let failed = |source| RunError::Image { step: step.name.clone(), source };
+        if !machine.images.is_intact(&image.root_hash).map_err(failed)? {
+            return Err(failed(ImageError::Damaged { root_hash: image.root_hash }));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,232 @@
+//! Jobs that are run: everything is there, signed, listed, measured and in order; a step that fails ends the job.
+
+use std::collections::BTreeSet;
+
+use kiln_formats::canonical;
+use kiln_formats::challenge::Closing;
+use kiln_formats::decision::{Decision, Ruling};
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::dsse::{Envelope, Verified};
+use kiln_formats::link::path;
+use kiln_formats::log::split_first;
+use kiln_formats::manifest::{Manifest, Outcome, path as file};
+use kiln_formats::names::{
+    PAYLOAD_DECISION, PAYLOAD_MANIFEST, PAYLOAD_STATEMENT, PREDICATE_PROVENANCE, PREDICATE_RECORD,
+};
+use kiln_formats::provenance::Provenance;
+use kiln_formats::record::{Exit, StepRecord};
+use kiln_formats::statement::Statement;
+
+use crate::Case;
+use crate::bench::{Bench, Ended, INPUT, job, offering};
+use crate::site::{STATEMENT, key, time};
+
+pub(crate) const CASES: &[Case] = &[
+    ("a_job_becomes_evidence", a_job_becomes_evidence),
+    ("everything_happens_in_one_order", everything_happens_in_one_order),
+    ("a_step_sees_only_what_it_names", a_step_sees_only_what_it_names),
+    ("a_failing_step_ends_the_job", a_failing_step_ends_the_job),
+    ("a_program_that_is_not_there_is_an_observation", a_program_that_is_not_there_is_an_observation),
+    ("an_output_that_is_not_as_declared_fails_its_step", an_output_that_is_not_as_declared_fails_its_step),
+    ("a_long_log_is_cut_and_counted", a_long_log_is_cut_and_counted),
+];
+
+const GOOD: &str = "read -r x </work/mid/mid; echo \"made of $x\" >hello; echo out; echo err >&2";
+
+fn opened(envelope: &[u8], payload_type: &'static str) -> Verified {
+    let envelope = Envelope::from_slice_exact(envelope).unwrap();
+    envelope.verify(payload_type, &[key(STATEMENT).verifying_key()]).unwrap()
+}
+
+/// The manifest, once it and the closing were held against every file and against what PID 1 saw.
+pub(crate) fn closed(ended: &Ended) -> Manifest {
+    let mut files = ended.got.files();
+    let envelope = files.remove(file::MANIFEST).unwrap();
+    let verified = opened(envelope, PAYLOAD_MANIFEST);
+    let manifest: Manifest = canonical::from_slice_exact(verified.payload()).unwrap();
+    let closing: Closing = canonical::from_slice_exact(files[file::CLOSING]).unwrap();
+    assert_eq!(closing.manifest_sha256, verified.digest());
+    assert_eq!(closing.manifest_envelope_sha256, Sha256Digest::of(envelope));
+    assert_eq!(closing.runtime_log_sha256, Sha256Digest::of(&ended.asked.runtime_log()));
+    assert_eq!(files[file::RUNTIME_LOG], ended.asked.runtime_log());
+    assert_eq!(ended.asked.qualifying[0], Sha256Digest::of(files[file::BINDING]));
+    assert_eq!(ended.asked.qualifying[1], Sha256Digest::of(files[file::CLOSING]));
+    for closing in file::CLOSING_FILES {
+        files.remove(closing).unwrap();
+    }
+    let listed: BTreeSet<_> = manifest.files.iter().map(|file| file.path.as_str()).collect();
+    assert_eq!(listed, files.keys().copied().collect());
+    for file in &manifest.files {
+        let bytes = files[file.path.as_str()];
+        assert_eq!((file.sha256, file.size), (Sha256Digest::of(bytes), bytes.len() as u64), "{}", file.path);
+    }
+    manifest
+}
+
+fn record(ended: &Ended, sequence: u32, step: &str) -> (Statement<StepRecord>, Sha256Digest) {
+    let verified = opened(ended.got.file(&file::record(sequence, &step.parse().unwrap())), PAYLOAD_STATEMENT);
+    let statement: Statement<StepRecord> = canonical::from_slice_exact(verified.payload()).unwrap();
+    assert!(statement.is(PREDICATE_RECORD));
+    (statement, verified.digest())
+}
+
+fn a_job_becomes_evidence(bench: &mut Bench) {
+    let job = job(GOOD);
+    let ended = bench.run(offering(&job));
+    assert_eq!(*ended.outcome.as_ref().unwrap(), Outcome::Built);
+    let manifest = closed(&ended);
+    assert_eq!(manifest.outcome, Outcome::Built);
+    assert!(manifest.finished >= time(0) && manifest.finished < time(60));
+    assert_eq!(ended.got.bodies[path::DONE], br#"{"outcome":"built"}"#);
+    let made = b"made of an input\n";
+    assert_eq!(ended.got.file("artifacts/hello"), made);
+
+    let decision = opened(ended.got.file(file::DECISION), PAYLOAD_DECISION);
+    assert_eq!(ended.got.file(file::DECISION), ended.got.bodies[path::DECISION]);
+    let decided: Decision = canonical::from_slice_exact(decision.payload()).unwrap();
+    assert_eq!((decided.verdict, decided.time), (Ruling::Allow, time(0)));
+
+    let (first, first_sha256) = record(&ended, 0, "first");
+    let (second, _) = record(&ended, 1, "second");
+    assert_eq!((first.predicate.sequence, first.predicate.previous), (0, decision.digest()));
+    assert_eq!((second.predicate.sequence, second.predicate.previous), (1, first_sha256));
+    assert_eq!(first.predicate.inputs[0].sha256, Sha256Digest::of(INPUT));
+    let (mid_written, mid_read) = (&first.predicate.workspaces[0], &second.predicate.workspaces[0]);
+    assert_ne!(mid_written.before, mid_written.after);
+    assert_eq!((mid_read.before, mid_read.after), (mid_written.after, mid_written.after));
+    let subjects: Vec<_> = second.subject.iter().map(|subject| subject.name.as_str()).collect();
+    assert_eq!(subjects, ["workspace/out", "log/second"]);
+    assert!(second.predicate.exit.is_success() && second.predicate.enforced["seccomp_sha256"].is_string());
+
+    let log = ended.got.file(&file::log(1, &"second".parse().unwrap()));
+    assert_eq!(log, ended.got.bodies[&format!("{}second", path::LOGS)]);
+    assert_eq!(second.predicate.log.sha256, Sha256Digest::of(log));
+    let written: Vec<_> = frames(log).into_iter().map(|(_, bytes)| bytes).collect();
+    assert_eq!(written.iter().map(Vec::len).sum::<usize>(), 8);
+    assert!(written.contains(&b"out\n".to_vec()) && written.contains(&b"err\n".to_vec()));
+
+    let provenance = opened(ended.got.file(file::PROVENANCE), PAYLOAD_STATEMENT);
+    let statement: Statement<Provenance> = canonical::from_slice_exact(provenance.payload()).unwrap();
+    assert!(statement.is(PREDICATE_PROVENANCE));
+    assert_eq!(statement.subject[0].digest.sha256, Sha256Digest::of(made));
+    assert_eq!(statement.predicate.build_definition.resolved_dependencies.len(), 3);
+    let byproducts = &statement.predicate.run_details.byproducts;
+    assert_eq!(byproducts.iter().filter(|byproduct| byproduct.digest.sha256 == first_sha256).count(), 1);
+    let line = [ended.got.file(file::PROVENANCE), b"\n"].concat();
+    assert_eq!(ended.got.file("artifacts/hello.intoto.jsonl"), line);
+}
+
+/// The stream and bytes of each frame.
+fn frames(mut log: &[u8]) -> Vec<(kiln_formats::log::Stream, Vec<u8>)> {
+    let mut frames = Vec::new();
+    while let Some((frame, rest)) = split_first(log).unwrap() {
+        frames.push((frame.stream, frame.bytes.to_vec()));
+        log = rest;
+    }
+    assert!(log.is_empty());
+    frames
+}
+
+fn everything_happens_in_one_order(bench: &mut Bench) {
+    let ended = bench.run(offering(&job(GOOD)));
+    let words: Vec<_> = ended.asked.lines.iter().map(|line| line.split(":sha256").next().unwrap()).collect();
+    let record = |step: &str| format!("sign Record {{ step: Name({step:?}) }}");
+    let expected = [
+        "configuration",
+        "trust",
+        "quote First",
+        "job",
+        "allow",
+        "decision",
+        "sign Decision",
+        "input:in",
+        "step-begin:first",
+        "step-end:first",
+        &record("first"),
+        "step-begin:second",
+        "step-end:second",
+        &record("second"),
+        "output:hello",
+        "provenance",
+        "sign Provenance",
+        "manifest",
+        "sign Manifest",
+        "final",
+        "quote Last",
+    ];
+    assert_eq!(words, expected);
+    let requests: Vec<_> = ended.got.requests.iter().map(String::as_str).collect();
+    let input = format!("GET {}{}", path::INPUTS, Sha256Digest::of(INPUT));
+    let expected = [
+        "GET /v1/configuration",
+        "GET /v1/trust",
+        "GET /v1/challenge",
+        "POST /v1/attestation",
+        "GET /v1/job",
+        &input,
+        "POST /v1/decision",
+        "POST /v1/logs/first",
+        "POST /v1/logs/second",
+    ];
+    assert_eq!(&requests[..expected.len()], expected);
+    assert_eq!(*requests.last().unwrap(), "POST /v1/done");
+}
+
+fn a_step_sees_only_what_it_names(bench: &mut Bench) {
+    let script = "for seen in /inputs/* /work/*; do echo $seen; done >hello; echo x >/work/mid/y || echo ro >>hello";
+    let ended = bench.run(offering(&job(script)));
+    assert_eq!(*ended.outcome.as_ref().unwrap(), Outcome::Built);
+    assert_eq!(ended.got.file("artifacts/hello"), b"/inputs/*\n/work/mid\n/work/out\nro\n");
+}
+
+/// The exit that the last record names, of a job that ended with it.
+fn ended_by(ended: &Ended, sequence: u32, step: &str) -> Exit {
+    assert_eq!(*ended.outcome.as_ref().unwrap(), Outcome::StepFailed, "{:?}", ended.asked.lines);
+    assert_eq!(closed(ended).outcome, Outcome::StepFailed);
+    assert!(!ended.got.files().keys().any(|file| file.starts_with("artifacts/") || *file == file::PROVENANCE));
+    assert!(!ended.asked.events.iter().any(|event| event.starts_with("output") || event.starts_with("provenance")));
+    assert_eq!(ended.got.bodies[path::DONE], br#"{"outcome":"step_failed"}"#);
+    record(ended, sequence, step).0.predicate.exit
+}
+
+fn a_failing_step_ends_the_job(bench: &mut Bench) {
+    assert_eq!(ended_by(&bench.run(offering(&job("exit 3"))), 1, "second"), Exit::Code { code: 3 });
+    assert_eq!(ended_by(&bench.run(offering(&job("kill -SEGV $$"))), 1, "second"), Exit::Signal { signal: 11 });
+    let mut slow = job("while :; do :; done");
+    slow["step"][1]["limits"]["wall_ms"] = 300.into();
+    let ended = bench.run(offering(&slow));
+    assert_eq!(ended_by(&ended, 1, "second"), Exit::Limit { limit: "wall".parse().unwrap() });
+    let mut first = job(GOOD);
+    first["step"][0]["argv"][2] = "exit 1".into();
+    let ended = bench.run(offering(&first));
+    assert_eq!(ended_by(&ended, 0, "first"), Exit::Code { code: 1 });
+    assert!(!ended.asked.events.iter().any(|event| event.contains("second")));
+}
+
+fn a_program_that_is_not_there_is_an_observation(bench: &mut Bench) {
+    let mut missing = job(GOOD);
+    missing["step"][1]["argv"] = serde_json::json!(["cc"]);
+    assert_eq!(ended_by(&bench.run(offering(&missing)), 1, "second"), Exit::Code { code: 127 });
+}
+
+fn an_output_that_is_not_as_declared_fails_its_step(bench: &mut Bench) {
+    let long = format!("echo {} >hello", "x".repeat(100));
+    // Not there; larger than its limit; below something that is no directory.
+    for (script, path) in [("true", "hello"), (long.as_str(), "hello"), ("echo >sub", "sub/hello")] {
+        let mut job = job(script);
+        job["output"][0]["path"] = path.into();
+        let ended = bench.run(offering(&job));
+        assert_eq!(ended_by(&ended, 1, "second"), Exit::Limit { limit: "output".parse().unwrap() }, "{script}");
+    }
+}
+
+fn a_long_log_is_cut_and_counted(bench: &mut Bench) {
+    let script = "i=0; while [ $i -lt 1000 ]; do echo 0123456789; i=$((i+1)); done; echo >hello";
+    let ended = bench.run(offering(&job(script)));
+    assert_eq!(*ended.outcome.as_ref().unwrap(), Outcome::Built);
+    let seen = record(&ended, 1, "second").0.predicate.log;
+    assert_eq!((seen.written_bytes, seen.kept_bytes), (11_000, 4096));
+    let log = ended.got.file(&file::log(1, &"second".parse().unwrap()));
+    assert_eq!(frames(log).iter().map(|(_, bytes)| bytes.len()).sum::<usize>(), 4096);
+    assert_eq!(log, ended.got.bodies[&format!("{}second", path::LOGS)]);
+}

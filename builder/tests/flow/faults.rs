@@ -1,0 +1,96 @@
+//! Lives that end without evidence: each with its code, and with nothing handed out.
+
+use hyper::StatusCode;
+use kiln_formats::canonical;
+use kiln_formats::link::{NotAttested, path};
+
+use crate::Case;
+use crate::authority::Authority;
+use crate::bench::{Bench, job, offering};
+use crate::site::{self, SIGNER};
+
+pub(crate) const CASES: &[Case] = &[
+    ("documents_are_measured_and_then_believed", documents_are_measured_and_then_believed),
+    ("a_machine_that_is_not_certified_sees_no_job", a_machine_that_is_not_certified_sees_no_job),
+    ("a_link_that_breaks_ends_everything", a_link_that_breaks_ends_everything),
+    ("answers_are_bounded_and_expected", answers_are_bounded_and_expected),
+    ("a_damaged_image_ends_everything", a_damaged_image_ends_everything),
+];
+
+/// The fault's code; no file of the evidence has left the machine.
+fn fault(bench: &mut Bench, authority: Authority) -> &'static str {
+    let ended = bench.run(authority);
+    assert!(ended.got.files().is_empty(), "{:?}", ended.got.requests);
+    assert!(!ended.got.bodies.contains_key(path::DONE));
+    ended.fault()
+}
+
+fn good() -> Authority {
+    offering(&job("echo >hello"))
+}
+
+fn documents_are_measured_and_then_believed(bench: &mut Bench) {
+    for at in [path::CONFIGURATION, path::TRUST] {
+        let ended = bench.run(good().with(at, StatusCode::OK, "{}"));
+        assert_eq!(ended.fault(), "document");
+        assert_eq!(ended.asked.events.len(), 2, "both are measured before either is read");
+        assert!(ended.asked.qualifying.is_empty());
+    }
+    let mut newer = site::trust();
+    newer.policy.version = 2;
+    let newer = canonical::to_vec(&newer).unwrap();
+    assert_eq!(fault(bench, good().with(path::TRUST, StatusCode::OK, newer)), "document");
+    assert_eq!(fault(bench, good().with(path::CHALLENGE, StatusCode::OK, "null")), "document");
+}
+
+fn a_machine_that_is_not_certified_sees_no_job(bench: &mut Bench) {
+    let answer = NotAttested { code: "pcr".into(), object: "PCR 11".into(), reason: "another image".into() };
+    let not_attested = good().with(path::ATTESTATION, StatusCode::FORBIDDEN, canonical::to_vec(&answer).unwrap());
+    let other_key = canonical::to_vec(&site::certificates(SIGNER)).unwrap();
+    let mut no_chain = site::certificates(site::STATEMENT);
+    no_chain.authority = no_chain.statement.clone();
+    let no_chain = canonical::to_vec(&no_chain).unwrap();
+    let expected = [
+        ("not_attested", not_attested),
+        ("certificate", good().with(path::ATTESTATION, StatusCode::OK, other_key)),
+        ("certificate", good().with(path::ATTESTATION, StatusCode::OK, no_chain)),
+        ("document", good().with(path::ATTESTATION, StatusCode::OK, "no certificates")),
+    ];
+    for (code, authority) in expected {
+        let ended = bench.run(authority);
+        assert_eq!(ended.fault(), code);
+        assert_eq!(*ended.got.requests.last().unwrap(), "POST /v1/attestation");
+    }
+}
+
+fn a_link_that_breaks_ends_everything(bench: &mut Bench) {
+    for at in [path::CONFIGURATION, path::JOB, path::INPUTS, path::DECISION] {
+        assert_eq!(fault(bench, Authority { hangs_up: Some(at), ..good() }), "link_closed", "{at}");
+    }
+    // In the middle of a step that would go on for long: it is killed, not waited for.
+    let begin = std::time::Instant::now();
+    let endless = offering(&job("while :; do echo noise; done"));
+    assert_eq!(fault(bench, Authority { hangs_up: Some("/v1/logs/second"), ..endless }), "link_closed");
+    assert!(begin.elapsed().as_secs() < 8, "{:?}", begin.elapsed());
+    let ended = bench.run(Authority { hangs_up: Some("/v1/files/evidence/closing"), ..good() });
+    assert_eq!(ended.fault(), "link_closed");
+    assert!(!ended.got.bodies.contains_key(path::DONE));
+}
+
+fn answers_are_bounded_and_expected(bench: &mut Bench) {
+    let large = vec![b' '; 1 << 20];
+    assert_eq!(fault(bench, good().with(path::CONFIGURATION, StatusCode::OK, large)), "link_too_large");
+    let silent_no = StatusCode::INTERNAL_SERVER_ERROR;
+    for at in [path::TRUST, path::CHALLENGE, path::JOB, path::DECISION, "/v1/logs/first"] {
+        assert_eq!(fault(bench, good().with(at, silent_no, "")), "link_answer", "{at}");
+    }
+    let input = good().inputs.keys().next().map(|digest| format!("{}{digest}", path::INPUTS)).unwrap();
+    assert_eq!(fault(bench, good().with(&input, silent_no, "")), "link_answer");
+}
+
+fn a_damaged_image_ends_everything(bench: &mut Bench) {
+    let ended = bench.run_damaged(good());
+    assert_eq!(ended.fault(), "image");
+    assert!(ended.got.files().is_empty());
+    assert!(!ended.asked.lines.iter().any(|line| line.starts_with("sign Record")));
+}

@@ -1,0 +1,42 @@
+//! A machine's whole life in the real sandbox, between a PID 1 and an authority that are made up.
+//!
+//! Needs root. Cgroup controllers are given up, because a host may have none; what they limit is tested in the machine. The
+//! launcher must be forked while there is one thread, so this is its own small harness: `flow [NAME]`.
+
+#![expect(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that goes wrong ends")]
+
+mod authority;
+mod bench;
+mod built;
+mod faults;
+mod pid1;
+mod refusals;
+mod site;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bench::Bench;
+use kiln_sandbox::{Launcher, Requirements};
+
+type Case = (&'static str, fn(&mut Bench));
+
+fn main() {
+    let name = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let cases: Vec<Case> = [built::CASES, refusals::CASES, faults::CASES].concat();
+    let chosen: Vec<Case> = cases.into_iter().filter(|(case, _)| case.contains(&name)).collect();
+    if std::env::args().any(|argument| argument == "--list") {
+        chosen.iter().for_each(|(case, _)| println!("{case}: test"));
+        return;
+    }
+    let launcher =
+        Launcher::start_with(Requirements::without_limits()).expect("a launcher (needs root and one thread)");
+    let mut bench = Bench::new(launcher);
+    let mut failed = 0;
+    for (case, run) in chosen {
+        let passed = catch_unwind(AssertUnwindSafe(|| run(&mut bench))).is_ok();
+        println!("test {case} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += usize::from(!passed);
+    }
+    drop(bench);
+    assert_eq!(failed, 0, "cases failed");
+}

@@ -1,0 +1,159 @@
+//! A site made up for the test: its root and authority, its keys, its documents.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use kiln_formats::canonical;
+use kiln_formats::certificate::{EKU_ATTESTATION, EKU_STATEMENT};
+use kiln_formats::challenge::Challenge;
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::link::Certificates;
+use kiln_formats::names::{BUILDER_FIRMWARE, PAYLOAD_JOB};
+use kiln_formats::timestamp::Timestamp;
+use kiln_formats::trust::{Configuration, Policy, PublicKey, TrustBundle};
+use p256::pkcs8::EncodePublicKey as _;
+use x509_cert::SubjectPublicKeyInfo;
+use x509_cert::builder::profile::BuilderProfile;
+use x509_cert::builder::{Builder as _, CertificateBuilder, Error as BuilderError};
+use x509_cert::certificate::TbsCertificate;
+use x509_cert::der::asn1::{Ia5String, ObjectIdentifier};
+use x509_cert::der::pem::LineEnding;
+use x509_cert::der::{Decode as _, EncodePem as _};
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName};
+use x509_cert::ext::{Extension, ToExtension as _};
+use x509_cert::name::Name as DistinguishedName;
+use x509_cert::serial_number::SerialNumber;
+use x509_cert::spki::SubjectPublicKeyInfoRef;
+use x509_cert::time::{Time, Validity};
+
+/// The authority's clock.
+pub(crate) const NOW: i64 = 1_790_000_000;
+/// Seeds of keys.
+pub(crate) const SIGNER: u8 = 4;
+pub(crate) const STATEMENT: u8 = 3;
+const AUTHORITY: u8 = 2;
+const ROOT: u8 = 1;
+
+pub(crate) fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+pub(crate) fn spki(seed: u8) -> Vec<u8> {
+    PublicKey(key(seed).verifying_key()).spki()
+}
+
+pub(crate) fn time(after: i64) -> Timestamp {
+    Timestamp::from_unix(NOW + after).unwrap()
+}
+
+/// A job document, signed by the key of this seed.
+pub(crate) fn signed(job: &serde_json::Value, seed: u8) -> Vec<u8> {
+    let payload = canonical::to_vec(job).unwrap();
+    let signature = key(seed).sign(&pae(PAYLOAD_JOB, &payload)).to_bytes();
+    Envelope::new(PAYLOAD_JOB, &payload, &signature).to_vec().unwrap()
+}
+
+pub(crate) fn configuration() -> Configuration {
+    Configuration {
+        version: 1,
+        site: "site".parse().unwrap(),
+        trust_domain: "site.example".parse().unwrap(),
+        builder_id: BUILDER_FIRMWARE.into(),
+    }
+}
+
+pub(crate) fn trust() -> TrustBundle {
+    let builder_ids = vec![BUILDER_FIRMWARE.into()];
+    let job_signers = vec![PublicKey(key(SIGNER).verifying_key())];
+    let root = issue(&Draft::authority("root", "root", ROOT, ROOT, None));
+    TrustBundle { version: 1, root, policy: Policy { version: 1, builder_ids, job_signers } }
+}
+
+pub(crate) fn challenge(document: &[u8]) -> Challenge {
+    Challenge {
+        version: 1,
+        build_id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+        nonce: Sha256Digest::of(b"nonce"),
+        job_sha256: Sha256Digest::of(document),
+        image_sha256: Sha256Digest::of(b"uki"),
+        issued: time(0),
+    }
+}
+
+/// The chain under this site's root, for the statement key of this seed.
+pub(crate) fn certificates(statement: u8) -> Certificates {
+    let attestation = p256::ecdsa::SigningKey::from_slice(&[0x42; 32]).unwrap();
+    let attestation = attestation.verifying_key().to_public_key_der().unwrap().into_vec();
+    Certificates {
+        authority: issue(&Draft::authority("authority", "root", AUTHORITY, ROOT, Some(0))),
+        statement: issue(&Draft::leaf("statement", EKU_STATEMENT, spki(statement))),
+        attestation: issue(&Draft::leaf("attestation", EKU_ATTESTATION, attestation)),
+    }
+}
+
+struct Draft {
+    subject: &'static str,
+    issuer: &'static str,
+    constraints: BasicConstraints,
+    usage: KeyUsages,
+    purpose: Option<ObjectIdentifier>,
+    seconds: u64,
+    spki: Vec<u8>,
+    signer: u8,
+}
+
+impl Draft {
+    fn authority(subject: &'static str, issuer: &'static str, of: u8, signer: u8, below: Option<u8>) -> Self {
+        let constraints = BasicConstraints { ca: true, path_len_constraint: below };
+        let usage = KeyUsages::KeyCertSign;
+        Self { subject, issuer, constraints, usage, purpose: None, seconds: 1_000_000, spki: spki(of), signer }
+    }
+
+    fn leaf(subject: &'static str, purpose: ObjectIdentifier, spki: Vec<u8>) -> Self {
+        let constraints = BasicConstraints { ca: false, path_len_constraint: None };
+        let usage = KeyUsages::DigitalSignature;
+        let purpose = Some(purpose);
+        Self { subject, issuer: "authority", constraints, usage, purpose, seconds: 600, spki, signer: AUTHORITY }
+    }
+}
+
+impl BuilderProfile for &Draft {
+    fn get_issuer(&self, _subject: &DistinguishedName) -> DistinguishedName {
+        format!("CN={}", self.issuer).parse().unwrap()
+    }
+
+    fn get_subject(&self) -> DistinguishedName {
+        format!("CN={}", self.subject).parse().unwrap()
+    }
+
+    fn build_extensions(
+        &self,
+        _spk: SubjectPublicKeyInfoRef<'_>,
+        _issuer_spk: SubjectPublicKeyInfoRef<'_>,
+        tbs: &TbsCertificate,
+    ) -> Result<Vec<Extension>, BuilderError> {
+        let subject = tbs.subject();
+        let mut extensions = vec![
+            (true, &self.constraints).to_extension(subject, &[])?,
+            (&KeyUsage(self.usage.into())).to_extension(subject, &[])?,
+        ];
+        if let Some(purpose) = self.purpose {
+            extensions.push((&ExtendedKeyUsage(vec![purpose])).to_extension(subject, &extensions)?);
+            let name = format!("spiffe://site.example/build/0123456789abcdef0123456789abcdef/{}", self.subject);
+            let name = GeneralName::UniformResourceIdentifier(Ia5String::new(&name).unwrap());
+            extensions.push((&SubjectAltName(vec![name])).to_extension(subject, &extensions)?);
+        }
+        Ok(extensions)
+    }
+}
+
+fn issue(draft: &Draft) -> String {
+    let at = |seconds| Time::try_from(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+    let validity = Validity::new(at(NOW as u64), at(NOW as u64 + draft.seconds));
+    let spki = SubjectPublicKeyInfo::from_der(&draft.spki).unwrap();
+    let builder = CertificateBuilder::new(draft, SerialNumber::new(&[0x11; 8]).unwrap(), validity, spki).unwrap();
+    let built = builder.build::<_, ed25519_dalek::Signature>(&key(draft.signer)).unwrap();
+    built.to_pem(LineEnding::LF).unwrap()
+}
