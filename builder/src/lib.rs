@@ -42,21 +42,24 @@ use custody::Custodian;
 
 /// What the builder process does from its first instruction to its last: `custody` is its socket to PID 1.
 ///
-/// Must be called while the process has one thread. PID 1 hears how it ended; the exit code is only for a PID 1 that did not.
+/// Must be called while the process has one thread. PID 1 hears how it ended and says so on the console; only if it cannot be
+/// told is there a line of the builder's own.
 pub fn main(custody: UnixStream) -> ExitCode {
     console::Console::install();
     let mut custodian = Custodian::new(custody);
-    let told = match live(&mut custodian) {
-        Ok(outcome) => custodian.done(outcome),
+    match live(&mut custodian) {
+        Ok(outcome) => match custodian.done(outcome) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
         Err(fault) => {
-            eprintln!("kiln: fault: {}: {}", fault.code(), fault.text());
-            match fault.code().parse() {
-                Ok(code) => custodian.fault(code, fault.text()),
-                Err(_) => return ExitCode::FAILURE,
+            let told = fault.code().parse().is_ok_and(|code| custodian.fault(code, fault.text()).is_ok());
+            if !told {
+                eprintln!("kiln: builder: {}: {}", fault.code(), fault.text());
             }
+            ExitCode::FAILURE
         }
-    };
-    if told.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
 }
 
 fn live(custodian: &mut Custodian<UnixStream>) -> Result<Outcome, Fault> {

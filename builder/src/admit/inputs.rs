@@ -1,8 +1,8 @@
 //! Brings a job's inputs into the machine's memory and digests them on the way.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use hyper::StatusCode;
@@ -27,7 +27,7 @@ const EXCESS_BYTES_MAX: u64 = 1 << 30;
 pub(super) async fn fetch(link: &mut Link, inputs: &[Input], directory: &Path) -> Result<Result<(), Refusal>, Fault> {
     let failed = |source| AdmitError::Storage { what: "the inputs' directory".into(), source };
     // The view of a step shows the files, never this directory.
-    DirBuilder::new().mode(0o755).create(directory).map_err(failed)?;
+    DirBuilder::new().mode(0o700).create(directory).map_err(failed)?;
     for input in inputs {
         let file = create(&directory.join(input.name.as_str()))
             .map_err(|source| AdmitError::Storage { what: format!("input {}", input.name), source })?;
@@ -40,8 +40,11 @@ pub(super) async fn fetch(link: &mut Link, inputs: &[Input], directory: &Path) -
     Ok(Ok(()))
 }
 
+/// A new file that everyone may read, whatever the umask.
 fn create(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o444).open(path)
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o444))?;
+    Ok(file)
 }
 
 /// Takes one input: stores what was declared, digests everything.

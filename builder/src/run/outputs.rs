@@ -64,7 +64,7 @@ pub(super) fn written_by(
 }
 
 fn copy(output: &Output, tree: &DetachedTree) -> Result<Collected, Error> {
-    let memory = memfd_create(output.name.as_str(), MemfdFlags::CLOEXEC);
+    let memory = memfd_create(output.name.as_str(), MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL);
     let path = || output.path.as_bytes().to_vec();
     let mut file = File::from(memory.map_err(|error| Error::Sink { path: path(), source: error.into() })?);
     let copied = Leftovers::in_tree(tree)?.copy(Path::new(&output.path), output.size_bytes_max, &mut file)?;

@@ -31,6 +31,8 @@ fn main() {
     let launcher =
         Launcher::start_with(Requirements::without_limits()).expect("a launcher (needs root and one thread)");
     let mut bench = Bench::new(launcher);
+    // As in the machine.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let mut failed = 0;
     for (case, run) in chosen {
         let passed = catch_unwind(AssertUnwindSafe(|| run(&mut bench))).is_ok();
