@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
 mod cgroup;
+pub mod collect;
 mod enforced;
 mod filter;
 mod launcher;
@@ -22,6 +23,7 @@ mod running;
 mod stage;
 mod sys;
 mod tree;
+pub mod verity;
 mod view;
 
 pub use cgroup::Error as CgroupError;

@@ -11,6 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::WaitOptions;
 use thiserror::Error;
 
 use crate::cgroup::{self, Cgroup, Hierarchy};
@@ -73,6 +74,7 @@ impl From<Failed> for Error {
 #[derive(Debug)]
 pub struct Launcher {
     channel: Mutex<Channel>,
+    pid: i32,
     hierarchy: Hierarchy,
     requirements: Requirements,
     strict: Filter,
@@ -99,13 +101,13 @@ impl Launcher {
         let (strict, loopback) = (compile(Profile::Strict)?, compile(Profile::Loopback)?);
         let hierarchy = Hierarchy::prepare(requirements.require(Layer::Limits))?;
         let (ours, theirs) = Channel::pair().map_err(start)?;
-        if let Forked::Child = sys::fork(&alone).map_err(start)? {
-            let filters = Filters { strict, loopback, init: Filter::of_init() };
-            // Neither may be dropped here: both belong to the caller's process.
-            std::mem::forget(hierarchy);
-            zygote::run(&theirs, ours, &filters, &alone)
+        match sys::fork(&alone).map_err(start)? {
+            // Leaves by _exit, so nothing of the caller's is dropped there.
+            Forked::Child => zygote::run(&theirs, ours, &Filters { strict, loopback, init: Filter::of_init() }, &alone),
+            Forked::Parent(pid) => {
+                Ok(Self { channel: Mutex::new(ours), pid, hierarchy, requirements, strict, loopback })
+            }
         }
-        Ok(Self { channel: Mutex::new(ours), hierarchy, requirements, strict, loopback })
     }
 
     /// Starts one step and returns once it is confined, checked and about to execute its program.
@@ -181,6 +183,15 @@ impl Launcher {
         };
         let ordered = Ordered { policy, places: &order.places, requirements: &self.requirements, filter, cgroup };
         Ok(readback::check(step, confirmed, &ordered)?)
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        let channel = self.channel.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // The launcher then ends by itself; if it is gone already, both calls fail and there is nothing to do.
+        let _ = rustix::net::shutdown(channel.as_fd(), rustix::net::Shutdown::Both);
+        let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(self.pid), WaitOptions::empty());
     }
 }
 

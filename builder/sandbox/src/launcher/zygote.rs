@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::mount::{
     MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
 };
-use rustix::process::{DumpableBehavior, chdir, chroot, fchdir, pivot_root, set_dumpable_behavior, umask};
+use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_behavior, umask};
 
 use super::channel::{Channel, Received};
 use super::order::{FIXED_DESCRIPTORS, Failed, ORDER_BYTES_MAX, Order, Reply};
@@ -95,8 +95,8 @@ fn only_channel(channel: &Channel, alone: &SingleThread) -> io::Result<Channel> 
 
 /// A mount namespace whose root is an empty read-only tmpfs with `/view` and `/dev`.
 ///
-/// On an initramfs `pivot_root` is refused (pivot_root(2)): there the tmpfs stays on top of it and becomes the root by chroot, as
-/// switch_root does. The steps' own pivot_root works either way, for their root then has a parent.
+/// Works from an initramfs as well since Linux 7.0, where that is itself mounted on an empty root; older kernels refuse to
+/// pivot_root there, and then every order is answered with that error.
 fn enter_empty_root() -> io::Result<()> {
     umask(Mode::empty());
     let devices = device_nodes()?;
@@ -110,11 +110,9 @@ fn enter_empty_root() -> io::Result<()> {
     let from = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(&root, "", CWD, "/", from)?;
     fchdir(&root)?;
-    match pivot_root(".", ".") {
-        Ok(()) => unmount(".", UnmountFlags::DETACH)?,
-        Err(Errno::INVAL) => chroot(".")?,
-        Err(error) => return Err(error.into()),
-    }
+    // The same directory twice stacks the old root on the new one, from where it is taken off at once (pivot_root(2), NOTES).
+    pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
     chdir("/")?;
     move_mount(&devices, "", CWD, "/dev", from)?;
     mount_setattr(root.as_fd(), attr::RDONLY | attr::NODEV | attr::NOEXEC, None)

@@ -121,9 +121,10 @@ fn every_attack_gets_its_answer(bench: &Bench) {
 }
 
 fn a_foreign_abi_is_killed(bench: &Bench) {
-    for attack in ["i386_call", "x32_call"] {
-        assert_eq!(bench.probe(&[attack]).outcome.exit, Exit::PolicyViolation, "{attack}");
-    }
+    assert_eq!(bench.probe(&["x32_call"]).outcome.exit, Exit::PolicyViolation);
+    // A kernel without the i386 interface raises SIGSEGV before the filter is asked.
+    let exit = bench.probe(&["i386_call"]).outcome.exit;
+    assert!(matches!(exit, Exit::PolicyViolation | Exit::Signal { signal: 11 }), "{exit:?}");
 }
 
 fn loopback_reaches_itself_and_nothing_else(bench: &Bench) {

@@ -37,18 +37,22 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    pub(crate) fn new() -> Self {
+    /// Starts every launcher. `limits`: also insist on cgroup controllers. `probe`: one compiled before.
+    pub(crate) fn new(limits: bool, probe: Option<&Path>) -> Self {
+        let requirements = if limits { Requirements::all } else { Requirements::without_limits };
         let start = |requirements| Launcher::start_with(requirements).expect("a launcher (needs root and one thread)");
-        let launcher = start(Requirements::without_limits());
-        let without = |layers: &[Layer]| {
-            layers.iter().fold(Requirements::without_limits(), |requirements, layer| requirements.without(*layer))
-        };
+        let launcher = start(requirements());
+        let without =
+            |layers: &[Layer]| layers.iter().fold(requirements(), |requirements, layer| requirements.without(*layer));
         let mutants = MUTANTS.iter().map(|mutant| (mutant.off, start(without(mutant.off)))).collect();
         let image = tempfile::tempdir().expect("directory");
         for directory in ["proc", "dev", "tmp", "work", "inputs"] {
             fs::create_dir(image.path().join(directory)).expect("directory of the image");
         }
-        compile_probe(&image.path().join("probe"));
+        match probe {
+            Some(probe) => drop(fs::copy(probe, image.path().join("probe")).expect("probe")),
+            None => compile_probe(&image.path().join("probe")),
+        }
         open_to_all(image.path());
         let scratch = tempfile::tempdir().expect("directory");
         fs::write(scratch.path().join("data"), "input\n").expect("input");

@@ -1,26 +1,40 @@
 //! Runs the hostile probe, one attack for each fresh sandbox, on the machine at hand.
 //!
 //! Needs root, a C compiler with a static C library, and a kernel with every layer but cgroup controllers; whatever is missing
-//! fails loudly, nothing is skipped. Launchers must be forked while there is one thread, so this is its own small harness.
+//! fails loudly, nothing is skipped. Launchers must be forked while there is one thread, so this is its own small harness:
+//!
+//! `steps [--limits] [--probe FILE] [NAME]`: `--limits` insists on cgroup v2 controllers and adds the tests that need them (inside
+//! the appliance); `--probe` takes a probe that was compiled before; NAME selects tests.
+#![expect(clippy::expect_used, reason = "a test of its own harness: clippy cannot see that it is one")]
 
 mod attacks;
 mod bench;
 mod life;
+mod limits;
 mod mutations;
+
+use std::path::Path;
 
 use bench::Bench;
 
 type Test = (&'static str, fn(&Bench));
 
 fn main() {
-    let bench = Bench::new();
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    let all: Vec<Test> = [attacks::TESTS, life::TESTS, mutations::TESTS].concat();
-    let chosen: Vec<&Test> = all.iter().filter(|(name, _)| name.contains(&filter)).collect();
-    if std::env::args().any(|argument| argument == "--list") {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let probe = arguments.iter().skip_while(|argument| *argument != "--probe").nth(1);
+    let named = |argument: &&String| !argument.starts_with('-') && Some(*argument) != probe;
+    let name = arguments.iter().find(named).map_or("", String::as_str);
+    let mut all: Vec<Test> = [attacks::TESTS, life::TESTS, mutations::TESTS].concat();
+    if has("--limits") {
+        all.extend(limits::TESTS);
+    }
+    let chosen: Vec<&Test> = all.iter().filter(|(test, _)| test.contains(name)).collect();
+    if has("--list") {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return;
     }
+    let bench = Bench::new(has("--limits"), probe.map(Path::new));
     println!("running {} of {} tests", chosen.len(), all.len());
     let mut failed = Vec::new();
     for (name, test) in chosen {

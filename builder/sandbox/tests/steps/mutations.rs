@@ -20,7 +20,7 @@ pub(crate) struct Mutant {
     changes: &'static [(&'static str, &'static str)],
 }
 
-const COMPARED: [&str; 27] = [
+const COMPARED: [&str; 26] = [
     "inet",
     "netlink",
     "loopback",
@@ -35,7 +35,6 @@ const COMPARED: [&str; 27] = [
     "do_umount",
     "do_chroot",
     "do_hostname",
-    "do_keyctl",
     "write_root",
     "write_input",
     "host_file",
@@ -63,8 +62,6 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             ("unshare_user", "ENOSPC"),
             ("clone_user", "ENOSPC"),
             ("do_clone3", "OK"),
-            // Its own, empty session keyring.
-            ("do_keyctl", "OK"),
             // Landlock still forbids devices.
             ("mknod_device", "EACCES"),
             ("set_id", "OK"),
