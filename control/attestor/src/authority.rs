@@ -22,12 +22,13 @@ use kiln_formats::challenge::{self, Challenge};
 use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::job::check::ITEMS_MAX;
-use kiln_formats::link::{Attestation, Certificates, Done, MESSAGE_BYTES_MAX, NotAttested, SILENCE_MS_MAX, path};
+use kiln_formats::link::{Attestation, Certificates, Done, MESSAGE_BYTES_MAX, SILENCE_MS_MAX, path};
 use kiln_formats::log::{Frame, split_first};
 use kiln_formats::manifest::FILES_MAX;
 use kiln_formats::names::Name;
 use kiln_formats::reference::Reference;
 use kiln_formats::timestamp::Timestamp;
+use kiln_verifier::Finding;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use fault::Fault;
@@ -46,8 +47,8 @@ const SILENCE: Duration = Duration::from_millis(SILENCE_MS_MAX);
 /// Where time and randomness come from.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings {
-    /// The wall clock.
-    pub now: fn() -> Timestamp,
+    /// The wall clock; `None` if it is out of any range.
+    pub now: fn() -> Option<Timestamp>,
     /// Fills a buffer with bytes that nobody can guess.
     pub random: fn(&mut [u8]) -> Result<(), getrandom::Error>,
 }
@@ -78,8 +79,8 @@ pub enum Outcome {
     StepFailed,
     /// It refused the job, in a decision signed by its certified key.
     Refused(Box<Decision>),
-    /// It was refused: its first quote does not hold. It saw no job.
-    NotAttested(NotAttested),
+    /// It was refused: its first quote does not hold, for these reasons. It saw no job.
+    NotAttested(Vec<Finding>),
 }
 
 /// What is going on, as it happens.
@@ -142,7 +143,7 @@ impl Authority<'_> {
         let conversation = link::serve(stream, async |link: &mut Link| {
             let admitted = match self.admit(link, listener).await? {
                 Ok(admitted) => admitted,
-                Err(refused) => return Ok(Outcome::NotAttested(refused)),
+                Err(findings) => return Ok(Outcome::NotAttested(findings)),
             };
             let decision = self.hand_over(link, &admitted, listener).await?;
             self.take_in(link, decision, listener).await
@@ -151,7 +152,7 @@ impl Authority<'_> {
     }
 
     /// From the first request to the certificates. A machine whose quote does not hold is told so, and no more.
-    async fn admit(&self, link: &mut Link, listener: Listener<'_>) -> Result<Result<Admitted, NotAttested>, Fault> {
+    async fn admit(&self, link: &mut Link, listener: Listener<'_>) -> Result<Result<Admitted, Vec<Finding>>, Fault> {
         let exchange = expect(link, &Method::GET, path::CONFIGURATION, BOOT).await?;
         listener(Report::Connected);
         let configuration = encode(&self.site.configuration(self.builder_id))?;
@@ -165,9 +166,9 @@ impl Authority<'_> {
         let mut exchange = expect(link, &Method::POST, path::ATTESTATION, SILENCE).await?;
         let attestation: Attestation = decode(&mut exchange).await?;
         match checks::attestation(self, &attestation, &challenge, &configuration) {
-            Err(refused) => {
-                exchange.answer(StatusCode::FORBIDDEN, encode(&refused)?);
-                Ok(Err(refused))
+            Err(findings) => {
+                exchange.answer(StatusCode::FORBIDDEN, encode(&checks::answer(&findings))?);
+                Ok(Err(findings))
             }
             Ok(attested) => {
                 let certificates: Certificates = checks::certify(self, &attested, &challenge)?;
@@ -193,7 +194,7 @@ impl Authority<'_> {
             nonce: Sha256Digest::from_bytes(nonce),
             job_sha256: self.offer.sha256(),
             image_sha256: self.reference.image_sha256,
-            issued: (self.surroundings.now)(),
+            issued: (self.surroundings.now)().ok_or(Fault::Clock)?,
         })
     }
 

@@ -8,15 +8,19 @@ use ed25519_dalek::SigningKey;
 use kiln_formats::certificate::{
     Certificate, CertificateError, EKU_ATTESTATION, EKU_STATEMENT, LEAF_SECONDS_MAX, SpiffeId,
 };
+use kiln_formats::digest::Sha256Digest;
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::PublicKey;
 use x509_cert::builder::profile::BuilderProfile;
 use x509_cert::builder::{Builder as _, CertificateBuilder};
 use x509_cert::certificate::TbsCertificate;
-use x509_cert::der::asn1::{Ia5String, ObjectIdentifier};
+use x509_cert::der::asn1::{Ia5String, ObjectIdentifier, OctetString};
 use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName};
+use x509_cert::ext::pkix::{
+    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName,
+    SubjectKeyIdentifier,
+};
 use x509_cert::ext::{Extension, ToExtension as _};
 use x509_cert::name::Name as DistinguishedName;
 use x509_cert::serial_number::SerialNumber;
@@ -179,8 +183,8 @@ impl BuilderProfile for Profile {
 
     fn build_extensions(
         &self,
-        _spk: SubjectPublicKeyInfoRef<'_>,
-        _issuer_spk: SubjectPublicKeyInfoRef<'_>,
+        spk: SubjectPublicKeyInfoRef<'_>,
+        issuer_spk: SubjectPublicKeyInfoRef<'_>,
         _tbs: &TbsCertificate,
     ) -> x509_cert::builder::Result<Vec<Extension>> {
         let subject = &self.subject;
@@ -193,8 +197,18 @@ impl BuilderProfile for Profile {
             extensions.push((&ExtendedKeyUsage(vec![*purpose])).to_extension(subject, &[])?);
             extensions.push((&SubjectAltName(vec![name])).to_extension(subject, &[])?);
         }
+        extensions.push((&SubjectKeyIdentifier(key_identifier(&spk)?)).to_extension(subject, &[])?);
+        let issuer =
+            AuthorityKeyIdentifier { key_identifier: Some(key_identifier(&issuer_spk)?), ..Default::default() };
+        extensions.push((&issuer).to_extension(subject, &[])?);
         Ok(extensions)
     }
+}
+
+/// The first 160 bits of the key's SHA-256. Source: RFC 7093, section 2, method 1.
+fn key_identifier(key: &SubjectPublicKeyInfoRef<'_>) -> x509_cert::der::Result<OctetString> {
+    let digest = Sha256Digest::of(key.subject_public_key.raw_bytes());
+    OctetString::new(digest.as_bytes().first_chunk::<20>().copied().unwrap_or_default())
 }
 
 fn common_name(name: &str) -> Result<DistinguishedName, CertifyError> {

@@ -20,6 +20,7 @@ use kiln_formats::names::Name;
 pub struct Offer {
     document: Vec<u8>,
     inputs: BTreeMap<Sha256Digest, InputFile>,
+    images: Vec<Sha256Digest>,
     steps: BTreeMap<Name, StepBounds>,
     evidence: BTreeMap<String, u64>,
     artifacts: BTreeMap<String, u64>,
@@ -76,12 +77,14 @@ impl Offer {
         let mut offer = Self {
             document,
             inputs: BTreeMap::new(),
+            images: Vec::new(),
             steps: BTreeMap::new(),
             evidence: fixed_evidence(),
             artifacts: BTreeMap::new(),
         };
         if let Some(job) = alleged_job(&offer.document) {
             offer.take_inputs(job.job(), files)?;
+            offer.images = job.job().image.iter().map(|image| image.root_hash).collect();
             offer.take_bounds(&job);
         }
         Ok(offer)
@@ -123,6 +126,12 @@ impl Offer {
     #[must_use]
     pub fn sha256(&self) -> Sha256Digest {
         Sha256Digest::of(&self.document)
+    }
+
+    /// The root hashes of the images that the document asks for; none if it cannot be read.
+    #[must_use]
+    pub fn images(&self) -> &[Sha256Digest] {
+        &self.images
     }
 
     pub(crate) fn input(&self, sha256: &Sha256Digest) -> Option<&InputFile> {

@@ -19,6 +19,7 @@ mod files;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -26,9 +27,11 @@ use kiln_formats::canonical;
 use kiln_formats::certificate::{self, Certificate, CertificateError};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::event::Event;
 use kiln_formats::job::CheckedJob;
-use kiln_formats::names::{Name, PAYLOAD_JOB};
-use kiln_formats::reference::{REFERENCE_BYTES_MAX, Reference};
+use kiln_formats::names::{BUILDER_DIRECT, Name, PAYLOAD_JOB};
+use kiln_formats::pcr::PcrIndex;
+use kiln_formats::reference::{self, EventReference, MachineReference, PcrReference, REFERENCE_BYTES_MAX, Reference};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{CONFIGURATION_BYTES_MAX, Configuration, PublicKey, TRUST_BYTES_MAX, TrustBundle, VERSION};
 use serde::{Deserialize, Serialize};
@@ -221,14 +224,36 @@ impl Site {
         }
     }
 
+    /// What one image must yield at this site: `pcrs` are those that the image itself decides, by register number; PCR 15 follows
+    /// from PID 1, the configuration and the trust bundle, for each kind of start.
+    ///
+    /// # Errors
+    /// [`SiteError::Document`] for a configuration without canonical form.
+    pub fn reference(
+        &self,
+        image_sha256: Sha256Digest,
+        init_sha256: Sha256Digest,
+        pcrs: &BTreeMap<String, PcrReference>,
+    ) -> Result<Reference, SiteError> {
+        let mut machines = Vec::new();
+        for builder_id in &self.trust.policy.builder_ids {
+            let configuration = canonical::to_vec(&self.configuration(builder_id))
+                .map_err(|source| SiteError::Document { path: self.directory.join(path::SITE), source })?;
+            let boot = expected_boot(init_sha256, &configuration, &self.trust_bytes);
+            // Nothing measures the image when QEMU loads it itself.
+            let mut machine = if builder_id == BUILDER_DIRECT { BTreeMap::new() } else { pcrs.clone() };
+            machine.insert(PcrIndex::RUNTIME.get().to_string(), boot);
+            machines.push(MachineReference { builder_id: builder_id.clone(), pcrs: machine });
+        }
+        Ok(Reference { version: reference::VERSION, image_sha256, init_sha256, machines })
+    }
+
     /// The site's reference values, one document for each image.
     ///
     /// # Errors
-    /// [`SiteError::File`], [`SiteError::Document`] for a file that is no reference document.
+    /// Those of [`references`].
     pub fn references(&self) -> Result<Vec<Reference>, SiteError> {
-        let paths = files::list(&self.directory.join(path::REFERENCE), REFERENCES_MAX)?;
-        let json = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json"));
-        json.map(|path| Ok(document(path, REFERENCE_BYTES_MAX)?.0)).collect()
+        references(&self.directory)
     }
 
     /// Adds reference values, or replaces those of the same image.
@@ -250,6 +275,35 @@ impl Site {
     pub fn invoker_key(&self) -> Result<SigningKey, FileError> {
         read_key(&self.directory.join(path::INVOKER_KEY))
     }
+}
+
+/// PCR 15 after the boot part: the three events that every machine begins with.
+fn expected_boot(init_sha256: Sha256Digest, configuration: &[u8], trust: &[u8]) -> PcrReference {
+    let events = [
+        Event::Init(init_sha256),
+        Event::Configuration(Sha256Digest::of(configuration)),
+        Event::Trust(Sha256Digest::of(trust)),
+    ];
+    let mut value = [0; 32];
+    let mut references = Vec::new();
+    for event in events {
+        let name = event.to_string();
+        let sha256 = Sha256Digest::of(name.as_bytes());
+        // TPM2_PCR_Extend: the new value is the hash of the old one and the digest.
+        value = *Sha256Digest::of(&[value, *sha256.as_bytes()].concat()).as_bytes();
+        references.push(EventReference { name, sha256 });
+    }
+    PcrReference { value: Sha256Digest::from_bytes(value), events: references }
+}
+
+/// The reference values in a site's directory, one document for each image. Reads no key.
+///
+/// # Errors
+/// [`SiteError::File`], [`SiteError::Document`] for a file that is no reference document.
+pub fn references(directory: &Path) -> Result<Vec<Reference>, SiteError> {
+    let paths = files::list(&directory.join(path::REFERENCE), REFERENCES_MAX)?;
+    let json = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    json.map(|path| Ok(document(path, REFERENCE_BYTES_MAX)?.0)).collect()
 }
 
 /// Signs a job: its canonical text in an envelope.

@@ -11,7 +11,7 @@ use kiln_formats::link::{Attestation, Certificates, NotAttested};
 use kiln_formats::manifest;
 use kiln_formats::names::PAYLOAD_DECISION;
 use kiln_verifier::attestation::{self, AttestedMachine};
-use kiln_verifier::{Anchors, Findings};
+use kiln_verifier::{Anchors, Finding, Findings};
 
 use super::{Authority, Fault, Outcome};
 use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request, SERIAL_BYTES};
@@ -22,24 +22,25 @@ pub(super) fn attestation(
     answer: &Attestation,
     challenge: &Challenge,
     configuration: &[u8],
-) -> Result<AttestedMachine, NotAttested> {
+) -> Result<AttestedMachine, Vec<Finding>> {
     let offer = attestation::Offer { challenge, configuration, trust: authority.site.trust_bytes() };
     let anchors = Anchors {
         root: authority.site.root().clone(),
         policy: authority.site.trust().policy.clone(),
         reference: authority.reference.clone(),
     };
-    attestation::check(answer, &offer, &anchors).map_err(|Findings(findings)| summary(findings))
+    attestation::check(answer, &offer, &anchors).map_err(|Findings(findings)| findings)
 }
 
-/// The first finding, and how many there are: the machine prints one line.
-fn summary(findings: Vec<kiln_verifier::Finding>) -> NotAttested {
-    let more = findings.len().saturating_sub(1);
-    let nothing =
-        || NotAttested { code: "unknown".into(), object: "attestation".into(), reason: "it does not hold".into() };
-    let mut refused = findings.into_iter().next().map_or_else(nothing, NotAttested::from);
-    if more > 0 {
-        refused.reason.push_str(&format!(" (and {more} more)"));
+/// What the machine is told: the first finding, and how many more there are. It prints one line.
+pub(super) fn answer(findings: &[Finding]) -> NotAttested {
+    let Some(first) = findings.first() else {
+        let text = |text: &str| text.to_owned();
+        return NotAttested { code: text("unknown"), object: text("attestation"), reason: text("it does not hold") };
+    };
+    let mut refused = NotAttested::from(first.clone());
+    if findings.len() > 1 {
+        refused.reason.push_str(&format!(" (and {} more)", findings.len() - 1));
     }
     refused
 }

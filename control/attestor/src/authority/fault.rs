@@ -21,7 +21,7 @@ pub enum Fault {
     #[error(transparent)]
     Intake(#[from] IntakeError),
     /// The run took longer than it may.
-    #[error("the machine was not done within {} s", deadline.as_secs())]
+    #[error("the machine was not done within the deadline of {} s", deadline.as_secs())]
     Deadline {
         /// The bound.
         deadline: Duration,
@@ -119,6 +119,9 @@ pub enum Fault {
         #[from]
         source: getrandom::Error,
     },
+    /// The wall clock is before 1970 or after 9999.
+    #[error("this host's clock is out of range")]
+    Clock,
     /// The site's trust domain cannot be part of a SPIFFE id.
     #[error("the trust domain or the build id has no place in a SPIFFE id")]
     BuildId,

@@ -8,12 +8,10 @@ use std::path::PathBuf;
 
 use kiln_formats::certificate::{self, Certificate};
 use kiln_formats::job::draft;
+use kiln_formats::link::NotAttested;
 use kiln_formats::log::Stream;
 use kiln_formats::manifest::Outcome as Said;
 use kiln_formats::names::BUILDER_DIRECT;
-use kiln_formats::pcr::{Bank, PcrIndex, PcrValues};
-use kiln_formats::reference::{EventReference, MachineReference, PcrReference};
-use kiln_formats::runtime_log::RuntimeLog;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
@@ -94,7 +92,7 @@ impl Rig {
             reference: &self.reference,
             offer: &self.offer,
             bundle: &self.bundle,
-            surroundings: Surroundings { now, random: getrandom::fill },
+            surroundings: Surroundings { now: || Some(now()), random: getrandom::fill },
         }
     }
 
@@ -116,26 +114,7 @@ fn walk(path: &Path) -> usize {
 }
 
 fn reference(site: &Site) -> Reference {
-    let configuration = canonical::to_vec(&site.configuration(BUILDER_DIRECT)).unwrap();
-    let events = boot_events(Sha256Digest::of(&configuration), Sha256Digest::of(site.trust_bytes()));
-    let mut values = PcrValues::default();
-    RuntimeLog::parse(&runtime_log(&events)).unwrap().fold_into(&mut values, usize::MAX);
-    let value = values.get_or_reset(Bank::Sha256, PcrIndex::RUNTIME).as_bytes().try_into().unwrap();
-    let event = |event: &kiln_formats::event::Event| EventReference {
-        name: event.to_string(),
-        sha256: Sha256Digest::of(event.to_string().as_bytes()),
-    };
-    let events = events.iter().map(event).collect();
-    let pcr = PcrReference { value: Sha256Digest::from_bytes(value), events };
-    Reference {
-        version: 1,
-        image_sha256: Sha256Digest::of(b"uki"),
-        init_sha256: init_sha256(),
-        machines: vec![MachineReference {
-            builder_id: BUILDER_DIRECT.into(),
-            pcrs: BTreeMap::from([("15".into(), pcr)]),
-        }],
-    }
+    site.reference(Sha256Digest::of(b"uki"), init_sha256(), &BTreeMap::new()).unwrap()
 }
 
 #[tokio::test]
@@ -236,8 +215,8 @@ async fn an_image_without_reference_values_gets_no_job() {
         let attestation = machine.prepare().await;
         assert_eq!(machine.send_attestation(&attestation).await.unwrap().0, StatusCode::FORBIDDEN);
     });
-    let Outcome::NotAttested(refused) = outcome.await.unwrap() else { panic!("attested") };
-    assert_eq!(refused.code, "init", "{refused}");
+    let Outcome::NotAttested(findings) = outcome.await.unwrap() else { panic!("attested") };
+    assert_eq!(findings.iter().map(|finding| finding.code).collect::<Vec<_>>(), ["init"]);
 }
 
 /// What a machine does out of order, after as much order as each step needs.

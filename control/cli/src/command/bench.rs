@@ -1,0 +1,246 @@
+//! `kiln bench`: sizes and times, beside the same QEMU booting the same kernel with a PID 1 that only powers off.
+
+mod bare;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use kiln_attestor::site::{Names, Site};
+use kiln_attestor::{Offer, Outcome};
+use kiln_formats::names::Name;
+use kiln_image::{build, toolchain};
+use kiln_qemu::Memory;
+use serde::Serialize;
+
+use super::keygen;
+use super::run::{MEMORY_MIB, disks};
+use super::sign::{EXPIRES_IN_HOURS, sign};
+use crate::exit::{Exit, OrExit as _, Problem, Result};
+use crate::image::{self, Image};
+use crate::order::{Acceleration, BootMode, Host, Order, Served, unless_interrupted};
+use crate::screen::Screen;
+use crate::timings::millis;
+use crate::{document, host};
+
+/// The smallest job: one step that makes an empty file.
+const JOB: &str = include_str!("bench/touch.toml");
+/// How long one machine may take.
+const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Measure how fast and how small a machine is.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln bench boot
+  kiln bench boot --runs 5 --json")]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Power-on to init, to attested, to the first step, to power-off; memory at idle; sizes
+    Boot(BootBench),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln bench boot --runs 5 --json")]
+struct BootBench {
+    /// How often each machine is started; medians are told
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// How the processors are made
+    #[arg(long, value_enum, default_value = "auto")]
+    accel: Acceleration,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was measured. Times are medians in milliseconds, under direct boot; sizes are in bytes.
+#[derive(Debug, Serialize)]
+struct Measured {
+    accelerator: String,
+    runs: u32,
+    uki_bytes: u64,
+    kernel_bytes: u64,
+    initrd_bytes: u64,
+    init_bytes: u64,
+    /// Ours, from power-on.
+    kiln: Ours,
+    /// The same QEMU, TPM and kernel with a PID 1 that only powers off.
+    bare: Bare,
+    /// Host memory of the same QEMU whose processor only halts: no guest memory is touched.
+    halted_resident_bytes: u64,
+    /// What our guest has touched at idle: the difference of the two. It holds QEMU's translated code too.
+    idle_guest_bytes: u64,
+    /// Our time from the kernel's start to the first step, by the bare machine's time from power-on to power-off.
+    first_step_to_bare_ratio: f64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Ours {
+    kernel_ms: u64,
+    init_ms: u64,
+    attested_ms: u64,
+    first_step_ms: u64,
+    powered_off_ms: u64,
+    kernel_to_first_step_ms: u64,
+    idle_resident_bytes: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Bare {
+    powered_off_ms: u64,
+    peak_resident_bytes: u64,
+}
+
+impl Bench {
+    pub(crate) fn run(self, screen: &Screen) -> Result {
+        let What::Boot(bench) = self.what;
+        let measured = bench.measure(screen)?;
+        if bench.json {
+            document::print_json(&measured)?;
+        } else {
+            document::print(measured.text().as_bytes())?;
+        }
+        Ok(Exit::Done)
+    }
+}
+
+impl BootBench {
+    fn measure(&self, screen: &Screen) -> Result<Measured> {
+        let (image, toolchain) = image::in_workshop(screen, |shop| {
+            let image: Image = build::image(shop).or_exit(Exit::Infrastructure)?.into();
+            Ok((image, toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?))
+        })?;
+        let directory = tempfile::tempdir().or_exit(Exit::Infrastructure)?;
+        let name = |text: &str| text.parse::<Name>().or_exit(Exit::Infrastructure);
+        let path = directory.path().join("site");
+        keygen::make(&path, &Names { site: name("bench")?, trust_domain: name("bench.example")? })?;
+        let site = Site::open(&path, host::now()?).or_exit(Exit::Infrastructure)?;
+        let draft = directory.path().join("touch.toml");
+        document::write_new(&draft, JOB.replace("@ROOT_HASH@", &toolchain.root_hash.to_string()).as_bytes())?;
+        let key = site.invoker_key().or_exit(Exit::Infrastructure)?;
+        let offer = Offer::new(sign(&draft, &key, EXPIRES_IN_HOURS)?, &[].into()).or_exit(Exit::Infrastructure)?;
+        let reference = image.reference(&site, screen)?;
+        let order = Order {
+            site: &site,
+            image: &image,
+            reference: &reference,
+            offer: &offer,
+            disks: disks(&offer, &[(toolchain.root_hash, toolchain.path)], screen)?,
+            boot: BootMode::Direct,
+            acceleration: self.accel,
+            memory_mib: MEMORY_MIB,
+            deadline: DEADLINE,
+        };
+        let initrd = directory.path().join("bare.cpio");
+        std::fs::write(&initrd, bare::initrd()).or_exit(Exit::Infrastructure)?;
+        let measured = unless_interrupted(self.start_all(&order, &image, initrd, directory.path(), screen));
+        screen.clear();
+        measured
+    }
+
+    async fn start_all(
+        &self,
+        order: &Order<'_>,
+        image: &Image,
+        initrd: PathBuf,
+        directory: &std::path::Path,
+        screen: &Screen,
+    ) -> Result<Measured> {
+        let host = Host::probe(self.accel, screen).await?;
+        let (mut ours, mut bare) = (Vec::new(), Vec::new());
+        for run in 0..self.runs {
+            let bundle = directory.join(format!("bundle-{run}"));
+            std::fs::create_dir(&bundle).or_exit(Exit::Infrastructure)?;
+            ours.push(timed(&order.serve(&host, &bundle, screen).await?)?);
+            bare.push(bare::run(&host, order.site, image, initrd.clone()).await?);
+        }
+        let halted_resident_bytes = bare::halted(&host).await?.resident_bytes;
+        let ours = Ours {
+            kernel_ms: median(ours.iter().map(|ours| ours.kernel_ms)),
+            init_ms: median(ours.iter().map(|ours| ours.init_ms)),
+            attested_ms: median(ours.iter().map(|ours| ours.attested_ms)),
+            first_step_ms: median(ours.iter().map(|ours| ours.first_step_ms)),
+            powered_off_ms: median(ours.iter().map(|ours| ours.powered_off_ms)),
+            kernel_to_first_step_ms: median(ours.iter().map(|ours| ours.kernel_to_first_step_ms)),
+            idle_resident_bytes: median(ours.iter().map(|ours| ours.idle_resident_bytes)),
+        };
+        let bare = Bare {
+            powered_off_ms: median(bare.iter().map(|bare| bare.powered_off_ms)),
+            peak_resident_bytes: median(bare.iter().map(|bare| bare.peak_resident_bytes)),
+        };
+        Ok(Measured {
+            accelerator: host.choice.to_string(),
+            runs: self.runs,
+            uki_bytes: image.uki.bytes,
+            kernel_bytes: image.kernel.bytes,
+            initrd_bytes: image.initrd.bytes,
+            init_bytes: image.init.bytes,
+            halted_resident_bytes,
+            idle_guest_bytes: ours.idle_resident_bytes.saturating_sub(halted_resident_bytes),
+            first_step_to_bare_ratio: ours.kernel_to_first_step_ms as f64 / bare.powered_off_ms.max(1) as f64,
+            kiln: ours,
+            bare,
+        })
+    }
+}
+
+/// One run of ours, which must have come to its end.
+fn timed(served: &Served) -> Result<Ours> {
+    let recorder = served.story.recorder();
+    let since = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+        (Some(from), Some(to)) => Ok(millis(to.saturating_duration_since(from))),
+        _ => Err(Problem::NotMeasured { outcome: format!("{:?}", served.outcome) }).or_exit(Exit::Infrastructure),
+    };
+    if !matches!(served.outcome, Outcome::Built) {
+        since(None, None)?;
+    }
+    let on = Some(recorder.power_on());
+    Ok(Ours {
+        kernel_ms: since(on, recorder.kernel_start())?,
+        init_ms: since(on, recorder.init_start())?,
+        attested_ms: since(on, recorder.attested())?,
+        first_step_ms: since(on, recorder.first_step())?,
+        powered_off_ms: since(on, Some(served.off))?,
+        kernel_to_first_step_ms: since(recorder.kernel_start(), recorder.first_step())?,
+        idle_resident_bytes: served.story.idle().map_or(0, |Memory { resident_bytes, .. }| resident_bytes),
+    })
+}
+
+/// The middle one, or the lower of the two in the middle.
+fn median(values: impl Iterator<Item = u64>) -> u64 {
+    let mut values: Vec<u64> = values.collect();
+    values.sort_unstable();
+    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0)
+}
+
+impl Measured {
+    fn text(&self) -> String {
+        let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
+        let seconds = |ms: u64| format!("{}.{:03} s", ms / 1000, ms % 1000);
+        let rows = [
+            ("accelerator", self.accelerator.clone()),
+            ("UKI", mib(self.uki_bytes)),
+            (
+                "kernel / initrd / init",
+                format!("{} / {} / {}", mib(self.kernel_bytes), mib(self.initrd_bytes), mib(self.init_bytes)),
+            ),
+            ("guest memory at idle", mib(self.idle_guest_bytes)),
+            ("power-on to kernel", seconds(self.kiln.kernel_ms)),
+            ("power-on to init", seconds(self.kiln.init_ms)),
+            ("power-on to attested", seconds(self.kiln.attested_ms)),
+            ("power-on to first step", seconds(self.kiln.first_step_ms)),
+            ("power-on to power-off", seconds(self.kiln.powered_off_ms)),
+            ("bare: power-on to power-off", seconds(self.bare.powered_off_ms)),
+            ("kernel to first step / bare", format!("{:.2}", self.first_step_to_bare_ratio)),
+        ];
+        rows.map(|(what, value)| format!("{what:<28} {value}")).join("\n")
+    }
+}

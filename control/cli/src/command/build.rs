@@ -1,0 +1,87 @@
+//! `kiln build`: makes the image, or a part of it.
+
+use clap::{Args, ValueEnum};
+use kiln_image::{appliance, build, kernel, toolchain, tss};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::exit::{Exit, OrExit as _, Result};
+use crate::screen::Screen;
+use crate::{document, image};
+
+/// Make the image that machines boot, or a part of it, from locked sources. What was made before is taken from the cache.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln build
+  kiln build image --json > image.json
+  kiln build toolchain
+  kiln build kernel")]
+pub(crate) struct Build {
+    /// What to make
+    #[arg(value_enum, default_value = "image")]
+    part: Part,
+    /// Print paths, sizes and digests as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Part {
+    /// Kernel, init, initrd, UKI and boot disk
+    Image,
+    /// The kernel alone
+    Kernel,
+    /// The TPM library that the appliance links
+    Tss,
+    /// The appliance's program
+    Appliance,
+    /// The image `c` that steps run on: a C compiler and what belongs to it
+    Toolchain,
+}
+
+impl Build {
+    pub(crate) fn run(self, screen: &Screen) -> Result {
+        image::in_workshop(screen, |shop| match self.part {
+            Part::Image => {
+                let made = build::image(shop).or_exit(Exit::Infrastructure)?;
+                let files = [("uki", &made.uki), ("disk", &made.disk), ("kernel", &made.kernel), ("init", &made.init)];
+                let lines = files.map(|(name, file)| line(name, &file.sha256, file.bytes, &file.path));
+                self.tell(&made, &lines.join("\n"))
+            }
+            Part::Kernel => {
+                let made = kernel::build(shop).or_exit(Exit::Infrastructure)?;
+                let text = format!("kernel {}  {}", made.release, made.image.display());
+                self.tell(&json!({ "release": made.release, "path": made.image }), &text)
+            }
+            Part::Tss => {
+                let made = tss::build(shop).or_exit(Exit::Infrastructure)?;
+                self.tell(&json!({ "prefix": made.prefix }), &made.prefix.display().to_string())
+            }
+            Part::Appliance => {
+                let tss = tss::build(shop).or_exit(Exit::Infrastructure)?;
+                let made = appliance::build(shop, &tss).or_exit(Exit::Infrastructure)?;
+                let value = json!({ "path": made.path, "bytes": made.bytes, "sha256": made.sha256 });
+                self.tell(&value, &line("init", &made.sha256, made.bytes, &made.path))
+            }
+            Part::Toolchain => {
+                let made = toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?;
+                let text = format!("root hash {}\n{}", made.root_hash, line("c", &made.sha256, made.bytes, &made.path));
+                self.tell(&made, &text)
+            }
+        })
+    }
+
+    fn tell<T: Serialize>(&self, value: &T, text: &str) -> Result {
+        if self.json {
+            document::print_json(value)?
+        } else {
+            document::print(text.as_bytes())?
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn line(name: &str, sha256: &impl std::fmt::Display, bytes: u64, path: &std::path::Path) -> String {
+    format!("{name:<7} {sha256} {bytes:>10}  {}", path.display())
+}

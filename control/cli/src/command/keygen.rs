@@ -1,0 +1,49 @@
+//! `kiln keygen`: makes a site.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use kiln_attestor::site::{self, Names, SiteError};
+use kiln_formats::names::Name;
+
+use crate::exit::{Exit, OrExit as _, Result};
+use crate::host;
+
+/// Make a site: root, policy, trust bundle, and the keys of the authority and of whoever orders builds.
+///
+/// The site is a directory of mode 0700. It is made whole or not at all, and never overwritten. Keep root.key elsewhere: no
+/// other command needs it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln keygen --site site
+  kiln keygen --site site --name factory --trust-domain factory.example")]
+pub(crate) struct Keygen {
+    /// The directory to make
+    #[arg(long, value_name = "DIR")]
+    site: PathBuf,
+    /// What the site is called
+    #[arg(long, default_value = "site")]
+    name: Name,
+    /// The trust domain of its SPIFFE ids
+    #[arg(long, default_value = "site.example")]
+    trust_domain: Name,
+}
+
+impl Keygen {
+    pub(crate) fn run(self) -> Result {
+        make(&self.site, &Names { site: self.name, trust_domain: self.trust_domain })?;
+        println!("{}", self.site.display());
+        Ok(Exit::Done)
+    }
+}
+
+/// Makes a site; what is in the way is the person's mistake, everything else this host's.
+pub(crate) fn make(directory: &Path, names: &Names) -> Result<()> {
+    let made = site::create(directory, names, host::now()?, getrandom::fill);
+    let exit = match &made {
+        Err(SiteError::Exists { .. } | SiteError::File(_)) => Exit::Usage,
+        _ => Exit::Infrastructure,
+    };
+    made.or_exit(exit)
+}

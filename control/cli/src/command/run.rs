@@ -1,0 +1,164 @@
+//! `kiln run`: one machine, one build.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use kiln_attestor::Offer;
+use kiln_attestor::site::Site;
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::link::JOB_BYTES_MAX;
+use kiln_formats::names::Name;
+use kiln_image::toolchain;
+use kiln_qemu::{Disk, Serial};
+
+use super::sign::{EXPIRES_IN_HOURS, sign};
+use crate::exit::{Exit, OrExit as _, Problem, Result};
+use crate::image::{self, Image};
+use crate::order::{Acceleration, BootMode, Finished, Order};
+use crate::output::Output;
+use crate::screen::Screen;
+use crate::{document, host};
+
+/// Memory of a machine in MiB: it is also all the storage that a build has.
+pub(crate) const MEMORY_MIB: u32 = 2048;
+/// How long a build may take, in seconds, if nothing else is said.
+pub(crate) const DEADLINE_S: u32 = 3600;
+/// The toolchain image that is made if a job names it and nobody brought it along.
+const TOOLCHAIN: &str = "c";
+
+/// Run one job on one machine, which exists for nothing else, and verify what it leaves.
+///
+/// JOB is a draft (*.toml), which is checked and signed with the site's job key, or a signed document, which is handed to the
+/// machine as it is: the machine decides. OUT is made whole at the end: artifacts (only if everything holds), evidence, verdict.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln run job.toml --site site --out out --input zlib.tar.gz=downloads/zlib-1.3.1.tar.gz
+  kiln run job.json --site site --out out --boot direct --json
+  kiln run job.toml --site site --out out --image-disk 3f…e1=toolchain.img --deadline 600")]
+pub(crate) struct Run {
+    /// A draft (*.toml) or a signed job document
+    job: PathBuf,
+    /// The site in whose name
+    #[arg(long, value_name = "DIR")]
+    site: PathBuf,
+    /// The directory to make
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// The file that is the job's input NAME
+    #[arg(long, value_name = "NAME=FILE", value_parser = pair::<Name>)]
+    input: Vec<(Name, PathBuf)>,
+    /// The disk that is the job's image with this root hash
+    #[arg(long, value_name = "HASH=FILE", value_parser = pair::<Sha256Digest>)]
+    image_disk: Vec<(Sha256Digest, PathBuf)>,
+    /// Start the image that this file describes, as `kiln build image --json` prints it
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineArguments,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a machine is like.
+#[derive(Debug, Args)]
+pub(crate) struct MachineArguments {
+    /// How the machine starts
+    #[arg(long, value_enum, default_value = "firmware")]
+    pub(crate) boot: BootMode,
+    /// How its processors are made
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) accel: Acceleration,
+    /// Its memory in MiB, which is also all the storage that a build has
+    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB)]
+    pub(crate) memory: u32,
+    /// How long the build may take, in seconds
+    #[arg(long, value_name = "S", default_value_t = DEADLINE_S, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) deadline: u32,
+}
+
+impl Run {
+    pub(crate) fn run(self, screen: &Screen) -> Result {
+        let output = Output::begin(&self.out)?;
+        let site = Site::open(&self.site, host::now()?).or_exit(Exit::Usage)?;
+        let offer = self.offer(&site)?;
+        let image = Image::get(self.image.as_deref(), screen)?;
+        let reference = image.reference(&site, screen)?;
+        let disks = disks(&offer, &self.image_disk, screen)?;
+        let order = Order {
+            site: &site,
+            image: &image,
+            reference: &reference,
+            offer: &offer,
+            disks,
+            boot: self.machine.boot,
+            acceleration: self.machine.accel,
+            memory_mib: self.machine.memory,
+            deadline: Duration::from_secs(self.machine.deadline.into()),
+        };
+        let finished = order.execute(output, self.out, screen)?;
+        tell(&finished, self.json)?;
+        Ok(finished.exit())
+    }
+
+    fn offer(&self, site: &Site) -> Result<Offer> {
+        let draft = self.job.extension().is_some_and(|extension| extension == "toml");
+        let document = if draft {
+            sign(&self.job, &site.invoker_key().or_exit(Exit::Usage)?, EXPIRES_IN_HOURS)?
+        } else {
+            document::read(&self.job, JOB_BYTES_MAX)?
+        };
+        let inputs: BTreeMap<Name, PathBuf> = self.input.iter().cloned().collect();
+        for file in inputs.values() {
+            plain_file(file)?;
+        }
+        Offer::new(document, &inputs).or_exit(Exit::Usage)
+    }
+}
+
+/// Prints what came of it.
+pub(crate) fn tell(finished: &Finished, json: bool) -> Result<()> {
+    if json { document::print_json(finished) } else { document::print(finished.text().as_bytes()) }
+}
+
+/// The disks of the job's images: those that the person brought, and the toolchain image of this checkout if the job names it.
+/// An image that nobody has is for the machine to refuse.
+pub(crate) fn disks(offer: &Offer, brought: &[(Sha256Digest, PathBuf)], screen: &Screen) -> Result<Vec<Disk>> {
+    let mut files: BTreeMap<Sha256Digest, PathBuf> = brought.iter().cloned().collect();
+    for file in files.values() {
+        plain_file(file)?;
+    }
+    if offer.images().iter().any(|image| !files.contains_key(image)) {
+        let made = image::in_workshop(screen, |shop| toolchain::build(shop, TOOLCHAIN).or_exit(Exit::Infrastructure))?;
+        if offer.images().contains(&made.root_hash) {
+            files.entry(made.root_hash).or_insert(made.path);
+        }
+    }
+    let disk = |(root_hash, path): (Sha256Digest, PathBuf)| {
+        let serial = Serial::of_root_hash(&root_hash.to_string()).or_exit(Exit::Usage)?;
+        let path = path.canonicalize().or_exit(Exit::Usage)?;
+        Ok(Disk { path, serial })
+    };
+    files.into_iter().map(disk).collect()
+}
+
+fn plain_file(path: &Path) -> Result<()> {
+    let failed = |source| Problem::Io { action: "read", path: path.to_owned(), source };
+    let metadata = path.metadata().map_err(failed).or_exit(Exit::Usage)?;
+    if metadata.is_file() {
+        Ok(())
+    } else {
+        Err(failed(std::io::Error::other("it is no plain file"))).or_exit(Exit::Usage)
+    }
+}
+
+/// `WORD=FILE`.
+fn pair<T: FromStr<Err: std::fmt::Display>>(text: &str) -> std::result::Result<(T, PathBuf), String> {
+    let (word, file) = text.split_once('=').ok_or("it needs a =, with a file behind it")?;
+    let word = word.parse().map_err(|error| format!("{error}"))?;
+    if file.is_empty() { Err("it names no file".to_owned()) } else { Ok((word, file.into())) }
+}

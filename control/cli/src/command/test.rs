@@ -1,0 +1,71 @@
+//! `kiln test`: every check and test of this checkout.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use clap::Args;
+use kiln_image::progress::Progress as _;
+use kiln_image::{build, toolchain, tss};
+
+use crate::exit::{Exit, OrExit as _, Problem, Result};
+use crate::screen::Screen;
+use crate::{host, image};
+
+/// Make this host ready, then run everything: formatting, lints, and the tests of the whole workspace, real machines included.
+///
+/// Nothing is skipped. Words behind `--` go to `cargo test`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln test
+  kiln test -- --package kiln-verifier")]
+pub(crate) struct Test {
+    /// For `cargo test`, instead of the whole workspace
+    #[arg(last = true, value_name = "CARGO TEST ARGUMENT")]
+    cargo: Vec<String>,
+}
+
+impl Test {
+    pub(crate) fn run(self, screen: &Screen) -> Result {
+        // The tests take what they boot from the cache, which is filled here, where its making can be watched.
+        let environment = image::in_workshop(screen, |shop| {
+            build::image(shop).or_exit(Exit::Infrastructure)?;
+            toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?;
+            Ok(tss::build(shop).or_exit(Exit::Infrastructure)?.environment())
+        })?;
+        let checkout = host::checkout()?;
+        let all = ["--workspace".to_owned(), "--all-targets".to_owned()];
+        let tests = if self.cargo.is_empty() { vec!["--workspace".to_owned()] } else { self.cargo };
+        let deny = ["--".to_owned(), "-D".to_owned(), "warnings".to_owned()];
+        let stages: [(&str, Vec<String>); 3] = [
+            ("fmt", vec!["--all".to_owned(), "--check".to_owned()]),
+            ("clippy", [&["--locked".to_owned()], &all[..], &deny[..]].concat()),
+            ("test", [&["--locked".to_owned()], &tests[..]].concat()),
+        ];
+        for (stage, arguments) in stages {
+            screen.say(&format!("kiln: cargo {stage} {}", arguments.join(" ")));
+            cargo(checkout.root(), stage, &arguments, &environment)?;
+        }
+        screen.note("cargo fmt, cargo clippy and cargo test passed");
+        Ok(Exit::Done)
+    }
+}
+
+/// Runs cargo where the person sees what it says.
+fn cargo(
+    checkout: &Path,
+    stage: &str,
+    arguments: &[String],
+    environment: &[(&'static str, std::path::PathBuf)],
+) -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.arg(stage).args(arguments).current_dir(checkout).stdin(Stdio::null());
+    cargo.envs(environment.iter().map(|(name, value)| (name, value)));
+    // Whole machines are tested with this very tool.
+    cargo.env("KILN", std::env::current_exe().or_exit(Exit::Infrastructure)?);
+    let status = cargo.status().or_exit(Exit::Infrastructure)?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Problem::Command { command: format!("cargo {stage}"), status }).or_exit(Exit::Infrastructure)
+}

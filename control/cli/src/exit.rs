@@ -1,0 +1,120 @@
+//! What the process answers to its caller, and how an error gets there.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use miette::{IntoDiagnostic as _, Report};
+
+/// How a command ended. The numbers are stable; scripts may rely on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Done, and if something was built or judged: well.
+    Done = 0,
+    /// The arguments, or a file that they name, cannot be used. Also what `clap` answers.
+    Usage = 2,
+    /// The machine refused the job, in a signed decision.
+    JobRefused = 10,
+    /// The authority refused the machine: its first quote does not hold.
+    NotAttested = 11,
+    /// A step failed; the evidence says how.
+    StepFailed = 12,
+    /// The evidence does not hold.
+    NotVerified = 13,
+    /// This host, its programs, or the machine failed. There is no evidence.
+    Infrastructure = 20,
+    /// The person pressed Ctrl-C. Source: POSIX shells add 128 to the signal's number.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// What the process answers.
+    pub(crate) exit: Exit,
+    /// What is printed, with its whole chain of causes.
+    pub(crate) report: Report,
+}
+
+/// What most commands return.
+pub(crate) type Result<T = Exit> = std::result::Result<T, Failure>;
+
+/// Says which exit an error leads to.
+pub(crate) trait OrExit<T> {
+    /// Turns an error into a [`Failure`] with this exit.
+    fn or_exit(self, exit: Exit) -> Result<T>;
+}
+
+impl<T, E: Error + Send + Sync + 'static> OrExit<T> for std::result::Result<T, E> {
+    fn or_exit(self, exit: Exit) -> Result<T> {
+        self.into_diagnostic().map_err(|report| Failure { exit, report })
+    }
+}
+
+/// An error that only the tool itself finds.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Problem {
+    /// The output directory, or the file, is there already.
+    #[error("{} exists; kiln overwrites nothing", path.display())]
+    Exists { path: std::path::PathBuf },
+    /// A file cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    Io { action: &'static str, path: std::path::PathBuf, source: std::io::Error },
+    /// A file larger than anything that it could be.
+    #[error("{} is larger than {bytes_max} bytes", path.display())]
+    TooLarge { path: std::path::PathBuf, bytes_max: u64 },
+    /// A draft with mistakes, which were printed.
+    #[error("{} has {count} mistake(s)", path.display())]
+    Draft { path: std::path::PathBuf, count: usize },
+    /// A file that is not text.
+    #[error("{} is not UTF-8 text", path.display())]
+    NotText { path: std::path::PathBuf },
+    /// A document that cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Document { path: std::path::PathBuf, source: kiln_formats::canonical::Error },
+    /// A JSON file of ours that cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Json { path: std::path::PathBuf, source: serde_json::Error },
+    /// A certificate that cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Certificate { path: std::path::PathBuf, source: kiln_formats::certificate::CertificateError },
+    /// A site without reference values.
+    #[error("the site {} has no reference values; `kiln reference IMAGE --site DIR --save` adds them", path.display())]
+    NoReference { path: std::path::PathBuf },
+    /// Neither a site nor its three parts.
+    #[error("name the site with --site, or --root, --policy and --reference")]
+    NoAnchors,
+    /// A bundle that no machine makes.
+    #[error("{} is no evidence: {why}", path.display())]
+    Bundle { path: std::path::PathBuf, why: &'static str },
+    /// There is no cache directory to be had.
+    #[error("set XDG_CACHE_HOME or HOME: there is no place for the cache")]
+    NoCache,
+    /// The clock of this host is before 1970 or after 9999.
+    #[error("this host's clock is out of range")]
+    Clock,
+    /// The machine was started and did not bring its job to an end.
+    #[error("the machine failed ({end}){said}")]
+    Machine { end: String, said: String, source: kiln_attestor::Fault },
+    /// The machine said that it was done and did not switch itself off.
+    #[error("the machine did not switch itself off: {end}")]
+    NotPoweredOff { end: String },
+    /// The machine's files could not be removed.
+    #[error("{} is left of the machine", path.display())]
+    Left { path: std::path::PathBuf },
+    /// A command that the tool ran did not succeed.
+    #[error("`{command}` ended with {status}")]
+    Command { command: String, status: std::process::ExitStatus },
+    /// A machine that was to be measured did not build.
+    #[error("there is nothing to measure: {outcome}")]
+    NotMeasured { outcome: String },
+    /// The demonstration's second half did not go as it must.
+    #[error("a flipped bit was not noticed")]
+    FlipNotNoticed,
+}

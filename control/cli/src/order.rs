@@ -1,0 +1,233 @@
+//! One job on one machine: started, served, judged, and what came of it put in its place. Nothing else is left.
+
+mod machine;
+mod story;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use kiln_attestor::site::Site;
+use kiln_attestor::{Authority, Offer, Outcome};
+use kiln_formats::decision::{Refusal, Ruling};
+use kiln_formats::manifest::path;
+use kiln_formats::names::Name;
+use kiln_formats::reference::Reference;
+use kiln_image::progress::Progress as _;
+use kiln_qemu::{Disk, End, Ended, Machine, RunningMachine, Tpm, TpmCa};
+use kiln_verifier::{Finding, Verdict};
+use serde::Serialize;
+
+pub(crate) use machine::{Acceleration, BootMode, CPUS, Host, unless_interrupted};
+pub(crate) use story::Story;
+
+use crate::exit::{Exit, OrExit as _, Problem, Result};
+use crate::image::Image;
+use crate::output::Output;
+use crate::screen::Screen;
+use crate::timings::Timings;
+use crate::{document, evidence, host, verdict};
+
+/// How long a machine may take from its last word to power-off.
+const POWER_OFF: Duration = Duration::from_secs(30);
+/// How long a machine whose link broke may take to say why and switch itself off.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// What a machine's life may take beyond the run's deadline: the run ends first, with a better reason.
+const GRACE: Duration = Duration::from_secs(60);
+/// How a machine says why it cannot go on.
+const FAULT: &str = "kiln: fault: ";
+/// How many lines of the console are searched for that.
+const CONSOLE_LINES: usize = 64;
+
+/// All that is needed to run one job.
+#[derive(Debug)]
+pub(crate) struct Order<'a> {
+    pub(crate) site: &'a Site,
+    pub(crate) image: &'a Image,
+    pub(crate) reference: &'a Reference,
+    pub(crate) offer: &'a Offer,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) boot: BootMode,
+    pub(crate) acceleration: Acceleration,
+    pub(crate) memory_mib: u32,
+    pub(crate) deadline: Duration,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Finished {
+    /// `built`, `step_failed`, `refused`, `not_attested` or `not_verified`.
+    pub(crate) outcome: &'static str,
+    /// What the process answers.
+    pub(crate) exit: u8,
+    /// The directory with artifacts and evidence; none if the machine was not attested.
+    pub(crate) out: Option<PathBuf>,
+    /// How the machine was started.
+    pub(crate) boot: BootMode,
+    /// With which accelerator, and why.
+    pub(crate) accelerator: String,
+    /// The build.
+    pub(crate) build_id: Option<Name>,
+    /// Why the machine refused the job.
+    pub(crate) refusal: Option<Refusal>,
+    /// Why the authority refused the machine; empty if it did not.
+    pub(crate) not_attested: Vec<Finding>,
+    /// The verifier's word on the evidence.
+    pub(crate) verdict: Option<Verdict>,
+    /// What took how long.
+    pub(crate) timings: Timings,
+}
+
+/// A machine that kept to the protocol and is gone.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) outcome: Outcome,
+    pub(crate) story: Story,
+    pub(crate) accelerator: String,
+    pub(crate) done: Instant,
+    pub(crate) off: Instant,
+}
+
+impl Order<'_> {
+    /// Runs the job and puts what came of it into `output`.
+    pub(crate) fn execute(&self, output: Output, out: PathBuf, screen: &Screen) -> Result<Finished> {
+        let served = unless_interrupted(async {
+            let host = Host::probe(self.acceleration, screen).await?;
+            self.serve(&host, output.path(), screen).await
+        });
+        screen.clear();
+        let Served { outcome, story, accelerator, done, off } = served?;
+        let mut finished = Finished {
+            outcome: "not_attested",
+            exit: Exit::NotAttested as u8,
+            out: None,
+            boot: self.boot,
+            accelerator,
+            build_id: story.build_id().cloned(),
+            refusal: None,
+            not_attested: Vec::new(),
+            verdict: None,
+            timings: story.recorder().timings(done, off),
+        };
+        if let Outcome::NotAttested(findings) = outcome {
+            for finding in &findings {
+                screen.say(&format!("kiln: not attested: {finding}"));
+            }
+            finished.not_attested = findings;
+            return Ok(finished);
+        }
+        self.judge(&output, &outcome, &mut finished)?;
+        output.release()?;
+        finished.out = Some(out);
+        Ok(finished)
+    }
+
+    /// Verifies what the machine left. Artifacts are released only if everything holds.
+    fn judge(&self, output: &Output, said: &Outcome, finished: &mut Finished) -> Result<()> {
+        let bundle = evidence::read(output.path())?;
+        let found = verdict::with_site(&bundle, self.site, self.reference);
+        let (outcome, claimed) = match said {
+            Outcome::Built => ("built", Exit::Done),
+            Outcome::StepFailed => ("step_failed", Exit::StepFailed),
+            Outcome::Refused(_) => ("refused", Exit::JobRefused),
+            Outcome::NotAttested(_) => ("not_attested", Exit::NotAttested),
+        };
+        let agrees = verdict::exit(&found) == claimed;
+        finished.outcome = if agrees { outcome } else { "not_verified" };
+        finished.exit = if agrees { claimed } else { Exit::NotVerified } as u8;
+        if finished.exit != Exit::Done as u8 {
+            output.withhold_artifacts()?;
+        }
+        if let Outcome::Refused(decision) = said
+            && let Ruling::Deny(refusal) = &decision.verdict
+        {
+            finished.refusal = Some(refusal.clone());
+        }
+        let summary = verdict::summary(&found, &bundle, &self.site.trust().policy)?;
+        document::write_new(&output.path().join(path::VERDICT), &summary)?;
+        finished.verdict = Some(found);
+        Ok(())
+    }
+
+    /// Starts the machine, serves it, and sees it off.
+    pub(crate) async fn serve(&self, host: &Host, bundle: &std::path::Path, screen: &Screen) -> Result<Served> {
+        screen.begin("boot");
+        let tpm_ca = self.site.directory().join(kiln_attestor::site::path::TPM_CA);
+        let ca = TpmCa::open_or_make(&tpm_ca, &host.tools).await.or_exit(Exit::Infrastructure)?;
+        let machine = Machine {
+            boot: self.boot.of(self.image),
+            memory_mib: self.memory_mib,
+            cpus: CPUS,
+            disks: self.disks.clone(),
+            tpm: Tpm::Software { ca },
+            life_max: self.deadline + GRACE,
+        };
+        let (mut running, link) = host.start(machine).await?;
+        let mut story = Story::new(running.power_on());
+        let authority = Authority {
+            site: self.site,
+            builder_id: self.boot.builder_id(),
+            reference: self.reference,
+            offer: self.offer,
+            bundle,
+            surroundings: host::SURROUNDINGS,
+        };
+        let mut listener = |report: kiln_attestor::Report<'_>| {
+            let memory = || running.memory();
+            story.hear(&report, screen, memory);
+        };
+        let served = authority.serve(link, self.deadline, &mut listener).await;
+        let done = Instant::now();
+        let patience = if served.is_ok() { POWER_OFF } else { LAST_WORDS };
+        let ended = see_off(&mut running, patience).await;
+        let off = Instant::now();
+        if let Some(path) = ended.left {
+            return Err(Problem::Left { path }).or_exit(Exit::Infrastructure);
+        }
+        match (served, ended.end) {
+            (Err(source), end) => {
+                let said = last_words(&running);
+                Err(Problem::Machine { end: end.to_string(), said, source }).or_exit(Exit::Infrastructure)
+            }
+            (Ok(outcome), End::PoweredOff) => {
+                Ok(Served { outcome, story, accelerator: host.choice.to_string(), done, off })
+            }
+            (Ok(_), end) => Err(Problem::NotPoweredOff { end: end.to_string() }).or_exit(Exit::Infrastructure),
+        }
+    }
+}
+
+/// Waits for the machine's end, and makes one if it does not come.
+pub(crate) async fn see_off(running: &mut RunningMachine, patience: Duration) -> Ended {
+    match tokio::time::timeout(patience, running.wait()).await {
+        Ok(ended) => ended,
+        Err(_) => running.stop().await,
+    }
+}
+
+/// What the machine said on its console before it gave up; its last line if it gave no reason.
+fn last_words(running: &RunningMachine) -> String {
+    let console = running.console_tail(CONSOLE_LINES);
+    let fault = console.iter().rev().find_map(|line| line.text.split_once(FAULT).map(|(_, reason)| reason));
+    let said = fault.or_else(|| console.last().map(|line| line.text.as_str()));
+    said.map_or_else(String::new, |said| format!("; it said: {said}"))
+}
+
+impl Finished {
+    /// For a person: what came of it, why, and what took how long.
+    pub(crate) fn text(&self) -> String {
+        let mut text = self.verdict.as_ref().map(verdict::text).unwrap_or_default();
+        if !self.not_attested.is_empty() {
+            text.push_str("the machine was not attested and got no job");
+        }
+        if let Some(out) = &self.out {
+            text.push_str(&format!("\n{}", out.display()));
+        }
+        format!("{text}\n\n{}", self.timings.table().trim_end())
+    }
+
+    /// What the process answers.
+    pub(crate) fn exit(&self) -> Exit {
+        let known = [Exit::Done, Exit::JobRefused, Exit::NotAttested, Exit::StepFailed];
+        known.into_iter().find(|exit| *exit as u8 == self.exit).unwrap_or(Exit::NotVerified)
+    }
+}

@@ -1,0 +1,79 @@
+//! What happens while a machine is served, told to a person and noted for the table.
+
+use std::time::Instant;
+
+use kiln_attestor::Report;
+use kiln_formats::decision::Ruling;
+use kiln_formats::names::Name;
+use kiln_image::progress::Progress as _;
+use kiln_qemu::Memory;
+
+use crate::screen::Screen;
+use crate::steplog::StepLog;
+use crate::timings::Recorder;
+
+/// The story so far.
+#[derive(Debug)]
+pub(crate) struct Story {
+    recorder: Recorder,
+    build_id: Option<Name>,
+    log: StepLog,
+    idle: Option<Memory>,
+}
+
+impl Story {
+    /// Begins at power-on.
+    pub(crate) fn new(power_on: Instant) -> Self {
+        Self { recorder: Recorder::new(power_on), build_id: None, log: StepLog::default(), idle: None }
+    }
+
+    /// The times.
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// The build, once the machine was attested.
+    pub(crate) fn build_id(&self) -> Option<&Name> {
+        self.build_id.as_ref()
+    }
+
+    /// Host memory of the machine when it was attested and had no job yet.
+    pub(crate) fn idle(&self) -> Option<Memory> {
+        self.idle
+    }
+
+    /// Takes note, and tells the person. `memory` reads the machine's host memory.
+    pub(crate) fn hear(&mut self, report: &Report<'_>, screen: &Screen, memory: impl Fn() -> Option<Memory>) {
+        self.recorder.hear(report, Instant::now());
+        match report {
+            Report::Connected => screen.begin("attest"),
+            Report::Attested { build_id, .. } => {
+                self.build_id = Some((*build_id).clone());
+                self.idle = memory();
+                screen.say(&format!("kiln: attested; build {build_id}"));
+                screen.begin("admit");
+            }
+            Report::Decided(decision) => {
+                match &decision.verdict {
+                    Ruling::Allow => screen.say("kiln: the machine admits the job"),
+                    Ruling::Deny(refusal) => screen.say(&format!("kiln: the machine refuses the job: {refusal}")),
+                }
+                screen.begin("run");
+            }
+            Report::StepBegun(step) => screen.begin(&format!("step {step}")),
+            Report::StepWrote(step, frame) => {
+                for line in self.log.take(frame.stream, frame.bytes) {
+                    screen.say(&format!("{step}| {line}"));
+                }
+            }
+            Report::StepEnded(step) => {
+                for line in std::mem::take(&mut self.log).finish() {
+                    screen.say(&format!("{step}| {line}"));
+                }
+                screen.begin("emit");
+            }
+            Report::JobTaken | Report::InputTaken { .. } => {}
+            Report::FileTaken { path, .. } => screen.line(path),
+        }
+    }
+}

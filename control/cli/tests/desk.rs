@@ -1,0 +1,168 @@
+//! What needs no machine: making a site, checking and signing jobs, judging bad evidence. Exit codes and messages, from outside.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const JOB: &str = include_str!("../../../formats/src/job/example.toml");
+
+fn kiln(directory: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kiln")).args(arguments).current_dir(directory).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A directory with a site and a good draft.
+fn desk() -> tempfile::TempDir {
+    let desk = tempfile::tempdir().unwrap();
+    let made = kiln(desk.path(), &["keygen", "--site", "site"]);
+    assert_eq!(code(&made), 0, "{}", text(&made.stderr));
+    fs::write(desk.path().join("job.toml"), JOB).unwrap();
+    desk
+}
+
+#[test]
+fn keygen_refuses_to_overwrite() {
+    let desk = desk();
+    let before = fs::read(desk.path().join("site/root.key")).unwrap();
+    let again = kiln(desk.path(), &["keygen", "--site", "site"]);
+    assert_eq!(code(&again), 2);
+    assert!(text(&again.stderr).contains("never overwritten"), "{}", text(&again.stderr));
+    assert_eq!(fs::read(desk.path().join("site/root.key")).unwrap(), before);
+}
+
+#[test]
+fn openssl_reads_what_keygen_makes() {
+    let desk = desk();
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").args(arguments).current_dir(desk.path().join("site")).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    openssl(&["verify", "-x509_strict", "-CAfile", "root.pem", "authority.pem"]);
+    let public = openssl(&["pkey", "-in", "authority.key", "-pubout"]);
+    assert_eq!(public, openssl(&["x509", "-in", "authority.pem", "-noout", "-pubkey"]));
+}
+
+#[test]
+fn lint_names_line_and_field() {
+    let desk = desk();
+    assert_eq!(code(&kiln(desk.path(), &["lint", "job.toml"])), 0);
+    let mistakes = [
+        ("workdir = \"/work/src\"", "wrokdir = \"/work/src\"", "unknown_field: step[0].wrokdir"),
+        ("inputs = [\"hello.tar\"]", "inputs = [\"hullo.tar\"]", "undeclared_input: step[0].inputs[0]"),
+        ("path = \"hello\"", "path = \"../hello\"", "path: output[0].path"),
+        ("version = 1", "version = ", "syntax: "),
+    ];
+    for (from, to, named) in mistakes {
+        let line = JOB[..JOB.find(from).unwrap()].matches('\n').count() + 1;
+        fs::write(desk.path().join("bad.toml"), JOB.replacen(from, to, 1)).unwrap();
+        let linted = kiln(desk.path(), &["lint", "job.toml", "bad.toml"]);
+        assert_eq!(code(&linted), 2);
+        let said = text(&linted.stderr);
+        assert!(said.contains(&format!("bad.toml:{line}:")) && said.contains(named), "{named}: {said}");
+    }
+}
+
+#[test]
+fn only_good_drafts_are_signed() {
+    let desk = desk();
+    let signed = kiln(desk.path(), &["sign", "job.toml", "--site", "site", "--out", "job.json"]);
+    assert_eq!(code(&signed), 0, "{}", text(&signed.stderr));
+    let document = text(&fs::read(desk.path().join("job.json")).unwrap());
+    assert!(document.contains("application/vnd.kiln.job.v1+json") && !document.contains('\n'), "{document}");
+    let again = kiln(desk.path(), &["sign", "job.toml", "--site", "site", "--out", "job.json"]);
+    assert_eq!(code(&again), 2, "overwrote a document");
+    let key = kiln(desk.path(), &["sign", "job.toml", "--key", "site/invoker.key", "--expires-in", "1"]);
+    assert_eq!(code(&key), 0, "{}", text(&key.stderr));
+
+    fs::write(desk.path().join("bad.toml"), JOB.replace("access = \"ro\"", "access = \"rw\"")).unwrap();
+    let bad = kiln(desk.path(), &["sign", "bad.toml", "--site", "site"]);
+    assert_eq!((code(&bad), bad.stdout.len()), (2, 0));
+    assert!(text(&bad.stderr).contains("two_writers"), "{}", text(&bad.stderr));
+    for wrong in [
+        &["sign", "job.toml"][..],
+        &["sign", "job.toml", "--key", "site/root.pem"],
+        &["sign", "none.toml", "--site", "site"],
+    ] {
+        assert_eq!(code(&kiln(desk.path(), wrong)), 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn verify_rejects_what_is_no_evidence() {
+    let desk = desk();
+    let reference = r#"{"image_sha256":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","init_sha256":"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","machines":[],"version":1}"#;
+    let out = desk.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let verify = |more: &[&str]| kiln(desk.path(), &[&["verify", "out", "--site", "site"], more].concat());
+    // A site without reference values judges nothing.
+    assert_eq!(code(&verify(&[])), 2);
+    fs::write(desk.path().join("site/reference/a.json"), reference).unwrap();
+    let empty = verify(&["--json"]);
+    assert_eq!(code(&empty), 13);
+    let verdict: serde_json::Value = serde_json::from_slice(&empty.stdout).unwrap();
+    assert_eq!(verdict["gates"][0]["state"], "failed", "{verdict}");
+    assert_eq!(verdict["gates"][5]["state"], "not_reached", "{verdict}");
+    let told = text(&verify(&[]).stdout);
+    assert!(told.contains("gate 1 evidence  FAILED") && told.ends_with("verdict: FAILED\n"), "{told}");
+
+    let summary = verify(&["--verdict", "verdict.json"]);
+    assert_eq!(code(&summary), 13);
+    let summary: serde_json::Value =
+        serde_json::from_slice(&fs::read(desk.path().join("verdict.json")).unwrap()).unwrap();
+    assert_eq!(summary["predicateType"], "https://slsa.dev/verification_summary/v1");
+    assert_eq!(summary["predicate"]["verificationResult"], "FAILED");
+
+    std::os::unix::fs::symlink("/etc/passwd", out.join("evidence")).unwrap();
+    let link = verify(&[]);
+    assert_eq!(code(&link), 13);
+    assert!(text(&link.stderr).contains("neither a plain file nor a directory"), "{}", text(&link.stderr));
+    for wrong in
+        [&["verify", "none", "--site", "site"][..], &["verify", "out"], &["verify", "out", "--root", "site/root.pem"]]
+    {
+        assert_eq!(code(&kiln(desk.path(), wrong)), 2, "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_run_that_cannot_begin_leaves_nothing() {
+    let desk = desk();
+    let before = fs::read_dir(desk.path()).unwrap().count();
+    fs::create_dir(desk.path().join("taken")).unwrap();
+    let run = |more: &[&str]| kiln(desk.path(), &[&["run", "--site", "site"], more].concat());
+    let wrong: [&[&str]; 6] = [
+        &["job.toml", "--out", "taken"],
+        &["none.json", "--out", "out"],
+        &["job.toml", "--out", "out", "--input", "hello.tar=none"],
+        &["job.toml", "--out", "out", "--input", "other=job.toml"],
+        &["job.toml", "--out", "out", "--image-disk", "short=job.toml"],
+        &["job.toml", "--out", "out", "--image", "job.toml"],
+    ];
+    for arguments in wrong {
+        let ran = run(arguments);
+        assert_eq!(code(&ran), 2, "{arguments:?}: {}", text(&ran.stderr));
+    }
+    assert_eq!(fs::read_dir(desk.path()).unwrap().count(), before + 1);
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let desk = tempfile::tempdir().unwrap();
+    let commands =
+        ["setup", "build", "keygen", "lint", "sign", "run", "verify", "reference", "doctor", "demo", "test", "bench"];
+    let help = text(&kiln(desk.path(), &["--help"]).stdout);
+    for command in commands {
+        assert!(help.contains(&format!("\n  {command} ")), "{command}");
+        let own = kiln(desk.path(), &[command, "--help"]);
+        assert_eq!(code(&own), 0);
+        assert!(text(&own.stdout).contains(&format!("Examples:\n  kiln {command}")), "{command}");
+    }
+    assert_eq!(code(&kiln(desk.path(), &["unknown"])), 2);
+}
