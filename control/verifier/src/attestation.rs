@@ -53,7 +53,8 @@ pub fn check(answer: &Attestation, offer: &Offer<'_>, anchors: &Anchors) -> Resu
     if answer.binding.challenge != *offer.challenge || first.qualifying != Sha256Digest::of(&binding) {
         return Err(wrong("qualifying_data", "quote", "the quote does not answer this challenge".to_owned()).into());
     }
-    let statement_key = PublicKey::from_spki(&answer.statement_key.0).filter(|key| key.spki() == answer.statement_key.0);
+    let statement_key =
+        PublicKey::from_spki(&answer.statement_key.0).filter(|key| key.spki() == answer.statement_key.0);
     let statement_key = statement_key
         .ok_or_else(|| wrong("statement_key", "statement_key", "it is not an Ed25519 public key".to_owned()))?;
     if statement_key.sha256() != answer.binding.statement_key_sha256 {

@@ -19,8 +19,8 @@ use crate::Anchors;
 use crate::evidence::bytes;
 use crate::finding::{Finding, Findings, Gate};
 use crate::quote::QuotedEvidence;
-pub(crate) use events::{JobEvents, StepEvents};
 use events::{BOOT_EVENTS, BootEvents};
+pub(crate) use events::{JobEvents, StepEvents};
 use logs::Logs;
 
 const GATE: Gate = Gate::Boot;

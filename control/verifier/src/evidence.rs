@@ -144,7 +144,12 @@ fn check_closing(
     match differing.into_iter().find(|(differs, _)| *differs) {
         Some((_, field)) => {
             let object = format!("{}: {field}", path::CLOSING);
-            Err(Finding::new(GATE, "closing", object, "the machine's last word is about something else than this bundle"))
+            Err(Finding::new(
+                GATE,
+                "closing",
+                object,
+                "the machine's last word is about something else than this bundle",
+            ))
         }
         None => Ok(()),
     }
@@ -152,7 +157,9 @@ fn check_closing(
 
 /// The bytes of a file that must be there.
 pub(crate) fn bytes<'a>(bundle: &'a Bundle, gate: Gate, file: &str) -> Result<&'a [u8], Finding> {
-    bundle.bytes(file).ok_or_else(|| Finding::new(gate, "file_missing", file, "it is not there, or its bytes were not read"))
+    bundle
+        .bytes(file)
+        .ok_or_else(|| Finding::new(gate, "file_missing", file, "it is not there, or its bytes were not read"))
 }
 
 /// The certificate in a file that must be there.

@@ -22,7 +22,7 @@ const GATE: Gate = Gate::Job;
 #[derive(Debug)]
 pub(crate) enum DecidedJob<'a> {
     /// The job was to be run.
-    Allowed(AllowedJob<'a>),
+    Allowed(Box<AllowedJob<'a>>),
     /// It was not, and nothing was run.
     Refused(Refusal),
 }
@@ -50,7 +50,9 @@ pub(crate) fn check<'a>(booted: BootedEvidence<'a>, anchors: &Anchors) -> Result
         Ruling::Allow => &whole.manifest.outcome,
     };
     if *ruling == Outcome::Refused {
-        return Err(wrong("outcome", path::MANIFEST, "it says that the job was refused, but the machine allowed it").into());
+        return Err(
+            wrong("outcome", path::MANIFEST, "it says that the job was refused, but the machine allowed it").into()
+        );
     }
     if job_sha256 != whole.binding.challenge.job_sha256 {
         return Err(wrong("challenge", path::JOB, "it is not the job that the challenge named").into());
@@ -60,7 +62,7 @@ pub(crate) fn check<'a>(booted: BootedEvidence<'a>, anchors: &Anchors) -> Result
     if job.job().expires <= issued.max(decision.time) {
         return Err(wrong("expired", path::JOB, "the machine allowed it after it had expired").into());
     }
-    Ok(DecidedJob::Allowed(AllowedJob { booted, job, job_sha256, decision_sha256 }))
+    Ok(DecidedJob::Allowed(Box::new(AllowedJob { booted, job, job_sha256, decision_sha256 })))
 }
 
 fn wrong(code: &'static str, object: &str, reason: impl Into<String>) -> Finding {
@@ -95,11 +97,15 @@ fn check_decision(booted: &BootedEvidence<'_>, job_sha256: Sha256Digest) -> Resu
 fn refused<'a>(booted: &BootedEvidence<'_>, refusal: Refusal) -> Result<DecidedJob<'a>, Findings> {
     let (events, manifest) = (&booted.events, &booted.quoted.whole.manifest);
     if manifest.outcome != Outcome::Refused {
-        return Err(wrong("outcome", path::MANIFEST, "the machine refused the job, but it names another outcome").into());
+        return Err(
+            wrong("outcome", path::MANIFEST, "the machine refused the job, but it names another outcome").into()
+        );
     }
     let nothing_ran = events.steps.is_empty() && events.outputs.is_empty() && events.provenance.is_none();
     if !nothing_ran || !events.inputs.is_empty() {
-        return Err(wrong("event_order", path::RUNTIME_LOG, "the machine went on with a job that it had refused").into());
+        return Err(
+            wrong("event_order", path::RUNTIME_LOG, "the machine went on with a job that it had refused").into()
+        );
     }
     let allowed = |file: &str| {
         file.starts_with("evidence/boot/")

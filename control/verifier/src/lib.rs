@@ -71,7 +71,7 @@ fn judge(bundle: &Bundle, anchors: &Anchors, verdict: &mut Verdict) -> Result<()
     let outcome = booted.quoted.whole.manifest.outcome;
 
     let allowed = match job::check(booted, anchors)? {
-        DecidedJob::Allowed(allowed) => allowed,
+        DecidedJob::Allowed(allowed) => *allowed,
         DecidedJob::Refused(refusal) => {
             verdict.pass(Gate::Job);
             verdict.outcome = Some(Outcome::Refused);

@@ -45,7 +45,11 @@ pub(crate) fn check(whole: WholeEvidence<'_>) -> Result<QuotedEvidence<'_>, Find
         return Err(wrong("qualifying_data", path::LAST_QUOTE, "the quote does not cover this bundle's closing"));
     }
     if PublicKey(whole.statement.key).sha256() != whole.binding.statement_key_sha256 {
-        return Err(wrong("statement_key", path::BINDING, "the TPM vouched for another statement key than the certified one"));
+        return Err(wrong(
+            "statement_key",
+            path::BINDING,
+            "the TPM vouched for another statement key than the certified one",
+        ));
     }
     if first.clock.reset_count != last.clock.reset_count || first.clock.restart_count != last.clock.restart_count {
         return Err(wrong("tpm_reset", path::LAST_QUOTE, "the TPM was reset or restarted between the quotes"));

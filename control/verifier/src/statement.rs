@@ -10,7 +10,7 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::Envelope;
 use kiln_formats::manifest::{Outcome, path};
 use kiln_formats::names::{BUILD_TYPE, Name, PAYLOAD_STATEMENT, PREDICATE_PROVENANCE};
-use kiln_formats::provenance::Provenance;
+use kiln_formats::provenance::{BuildDefinition, Provenance, RunDetails};
 use kiln_formats::statement::{ResourceDescriptor, Statement};
 use serde::Serialize;
 
@@ -36,8 +36,13 @@ pub(crate) fn check(recorded: &RecordedSteps<'_>, findings: &mut Vec<Finding>) -
     if recorded.allowed.booted.quoted.whole.manifest.outcome == Outcome::Built {
         check_built(recorded, findings)
     } else {
-        if recorded.allowed.booted.events.provenance.is_some() {
-            findings.push(wrong("outcome", path::RUNTIME_LOG, "a job that was not built has no provenance"));
+        let events = &recorded.allowed.booted.events;
+        if events.provenance.is_some() || !events.outputs.is_empty() {
+            findings.push(wrong(
+                "outcome",
+                path::RUNTIME_LOG,
+                "a job that was not built has no outputs and no provenance",
+            ));
         }
         Vec::new()
     }
@@ -78,7 +83,11 @@ fn check_file_set(recorded: &RecordedSteps<'_>, findings: &mut Vec<Finding>) {
     let listed: BTreeSet<String> =
         whole.manifest.files.iter().map(|file| file.path.clone()).filter(|path| path != path::FIRMWARE_LOG).collect();
     for missing in expected.difference(&listed) {
-        findings.push(wrong("file_missing", missing, "such a build leaves this file, and the manifest does not list it"));
+        findings.push(wrong(
+            "file_missing",
+            missing,
+            "such a build leaves this file, and the manifest does not list it",
+        ));
     }
     for extra in listed.difference(&expected) {
         findings.push(wrong("file_unexpected", extra, "the manifest lists it, and no such build leaves it"));
@@ -114,7 +123,11 @@ fn check_artifacts(recorded: &RecordedSteps<'_>, findings: &mut Vec<Finding>) ->
     }
     let found: Vec<_> = artifacts.iter().map(|artifact| (artifact.name.clone(), artifact.sha256)).collect();
     if allowed.booted.events.outputs != found {
-        findings.push(wrong("outputs", path::RUNTIME_LOG, "the measured outputs are not the artifacts, in the job's order"));
+        findings.push(wrong(
+            "outputs",
+            path::RUNTIME_LOG,
+            "the measured outputs are not the artifacts, in the job's order",
+        ));
     }
     artifacts
 }
@@ -144,7 +157,10 @@ fn check_provenance(
 ) {
     let allowed = &recorded.allowed;
     let whole = &allowed.booted.quoted.whole;
-    let (definition, details) = (&statement.predicate.build_definition, &statement.predicate.run_details);
+    let challenge = &whole.binding.challenge;
+    let BuildDefinition { build_type, external_parameters, internal_parameters, resolved_dependencies } =
+        &statement.predicate.build_definition;
+    let RunDetails { builder, metadata, byproducts } = &statement.predicate.run_details;
     let mut require = |holds: bool, field: &str, reason: &str| {
         if !holds {
             findings.push(wrong("provenance", format!("{}: {field}", path::PROVENANCE), reason));
@@ -153,75 +169,36 @@ fn check_provenance(
     let subjects = statement.subject.iter().map(|subject| (subject.name.as_str(), subject.digest.sha256));
     let outputs = artifacts.iter().map(|artifact| (artifact.name.as_str(), artifact.sha256));
     require(subjects.eq(outputs), "subject", "it is not about the artifacts, in the job's order");
-    require(definition.build_type == BUILD_TYPE, "buildType", "it is not that of a job");
-    let job = &definition.external_parameters.job;
-    require(job.digest.sha256 == allowed.job_sha256, "externalParameters.job", "it is another job");
-    let image = &definition.internal_parameters.image;
-    let booted_image = whole.binding.challenge.image_sha256;
-    require(image.digest.sha256 == booted_image, "internalParameters.image", "it is not the image that was booted");
+    require(build_type == BUILD_TYPE, "buildType", "it is not that of a job");
+    let job = ResourceDescriptor::new("job", allowed.job_sha256);
+    require(external_parameters.job == job, "externalParameters.job", "it is another job");
+    let image = ResourceDescriptor::new("image", challenge.image_sha256);
+    require(internal_parameters.image == image, "internalParameters.image", "it is not the image that was booted");
     // Both kinds of machines that this verifier knows have a software TPM.
-    require(definition.internal_parameters.tpm == "software", "internalParameters.tpm", "this machine's TPM is a program");
-    let dependencies = digests(&definition.resolved_dependencies);
-    require(dependencies == expected_dependencies(recorded), "resolvedDependencies", "they are not the job's");
-    let sources = &definition.resolved_dependencies;
-    require(inputs_have_their_origin(recorded, sources), "resolvedDependencies", "an input has another origin than in the job");
-    require(details.builder.id == allowed.booted.configuration.builder_id, "builder.id", "it is another kind of machine");
-    let metadata = &details.metadata;
-    let build_id = &whole.binding.challenge.build_id;
-    require(metadata.invocation_id == build_id.as_str(), "invocationId", "it is another build");
-    require(metadata.started_on == whole.binding.challenge.issued, "startedOn", "it is not the challenge's time");
-    let times = metadata.started_on..=whole.manifest.finished;
+    require(internal_parameters.tpm == "software", "internalParameters.tpm", "this machine's TPM is a program");
+    let dependencies = expected_dependencies(recorded, job);
+    require(
+        *resolved_dependencies == dependencies,
+        "resolvedDependencies",
+        "they are not the job, its images and its inputs",
+    );
+    require(builder.id == allowed.booted.configuration.builder_id, "builder.id", "it is another kind of machine");
+    require(metadata.invocation_id == challenge.build_id.as_str(), "invocationId", "it is another build");
+    require(metadata.started_on == challenge.issued, "startedOn", "it is not the challenge's time");
+    let times = challenge.issued..=whole.manifest.finished;
     require(times.contains(&metadata.finished_on), "finishedOn", "it is not between the challenge and the manifest");
-    let known = known_byproducts(recorded);
-    let byproducts = digests(&details.byproducts);
-    require(byproducts.iter().all(|digest| known.contains(digest)), "byproducts", "one is no record or log of this build");
-    let listed = recorded.records.iter().all(|record| byproducts.contains(record)) || recorded_files(recorded).is_subset(&set(&byproducts));
-    require(listed, "byproducts", "a record is missing");
+    require(*byproducts == recorded.byproducts, "byproducts", "they are not the records and logs of the steps");
 }
 
-fn set(digests: &[Sha256Digest]) -> BTreeSet<Sha256Digest> {
-    digests.iter().copied().collect()
-}
-
-/// The digests of descriptors, sorted; a thing named twice stays twice.
-fn digests(descriptors: &[ResourceDescriptor]) -> Vec<Sha256Digest> {
-    let mut digests: Vec<_> = descriptors.iter().map(|descriptor| descriptor.digest.sha256).collect();
-    digests.sort_unstable();
-    digests
-}
-
-/// The job document, every image and every input, sorted.
-fn expected_dependencies(recorded: &RecordedSteps<'_>) -> Vec<Sha256Digest> {
+/// The job document, every image and every input, in the job's order.
+fn expected_dependencies(recorded: &RecordedSteps<'_>, document: ResourceDescriptor) -> Vec<ResourceDescriptor> {
     let job = recorded.allowed.job.job();
-    let images = job.image.iter().map(|image| image.root_hash);
-    let inputs = job.input.iter().map(|input| input.sha256);
-    let mut digests: Vec<_> = images.chain(inputs).chain([recorded.allowed.job_sha256]).collect();
-    digests.sort_unstable();
-    digests
-}
-
-fn inputs_have_their_origin(recorded: &RecordedSteps<'_>, dependencies: &[ResourceDescriptor]) -> bool {
-    recorded.allowed.job.job().input.iter().all(|input| {
-        dependencies.iter().any(|found| found.digest.sha256 == input.sha256 && found.uri.as_deref() == Some(input.uri.as_str()))
-    })
-}
-
-/// The digests of the record files.
-fn recorded_files(recorded: &RecordedSteps<'_>) -> BTreeSet<Sha256Digest> {
-    let bundle = recorded.allowed.booted.quoted.whole.bundle;
-    let steps = (0u32..).zip(&recorded.allowed.booted.events.steps);
-    steps.filter_map(|(sequence, step)| Some(bundle.get(&path::record(sequence, &step.name))?.sha256())).collect()
-}
-
-/// What a byproduct may be: a record (its file or its payload) or a log.
-fn known_byproducts(recorded: &RecordedSteps<'_>) -> BTreeSet<Sha256Digest> {
-    let bundle = recorded.allowed.booted.quoted.whole.bundle;
-    let mut known = recorded_files(recorded);
-    known.extend(recorded.records.iter().copied());
-    for (sequence, step) in (0u32..).zip(&recorded.allowed.booted.events.steps) {
-        known.extend(bundle.get(&path::log(sequence, &step.name)).map(|content| content.sha256()));
-    }
-    known
+    let images =
+        job.image.iter().map(|image| ResourceDescriptor::new(format!("image/{}", image.name), image.root_hash));
+    let inputs = job.input.iter().map(|input| {
+        ResourceDescriptor::new(format!("input/{}", input.name), input.sha256).with_uri(input.uri.as_str())
+    });
+    [document].into_iter().chain(images).chain(inputs).collect()
 }
 
 /// Beside each artifact lies the provenance, on one line.

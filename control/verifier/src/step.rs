@@ -15,7 +15,7 @@ use kiln_formats::log;
 use kiln_formats::manifest::{Outcome, path};
 use kiln_formats::names::{Name, PAYLOAD_STATEMENT, PREDICATE_RECORD};
 use kiln_formats::record::{InputSeen, StepRecord};
-use kiln_formats::statement::{Statement, Subject};
+use kiln_formats::statement::{ResourceDescriptor, Statement, Subject};
 
 use crate::boot::StepEvents;
 use crate::finding::{Finding, Gate};
@@ -27,8 +27,8 @@ const GATE: Gate = Gate::Step;
 #[derive(Debug)]
 pub(crate) struct RecordedSteps<'a> {
     pub(crate) allowed: AllowedJob<'a>,
-    /// The payload digests of the records, in order.
-    pub(crate) records: Vec<Sha256Digest>,
+    /// The records, by the digests of their payloads, and the logs.
+    pub(crate) byproducts: Vec<ResourceDescriptor>,
 }
 
 /// What is carried from one record to the next.
@@ -59,7 +59,7 @@ pub(crate) fn check<'a>(allowed: AllowedJob<'a>, findings: &mut Vec<Finding>) ->
     check_inputs(&allowed, &mut chain);
     let steps: Vec<&Step> = allowed.job.steps().collect();
     let events = &allowed.booted.events.steps;
-    let mut records = Vec::new();
+    let mut byproducts = Vec::new();
     let mut failed = false;
     for (sequence, event) in (0u32..).zip(events) {
         let Some(step) = steps.get(sequence as usize) else {
@@ -67,16 +67,21 @@ pub(crate) fn check<'a>(allowed: AllowedJob<'a>, findings: &mut Vec<Finding>) ->
             continue;
         };
         if failed {
-            chain.add("step_unexpected", format!("step-begin of {}", event.name), "a step ran after one that had failed");
+            chain.add(
+                "step_unexpected",
+                format!("step-begin of {}", event.name),
+                "a step ran after one that had failed",
+            );
         }
         if let Some(record) = check_record(&allowed, sequence, step, event, &mut chain) {
             failed = !record.exit.is_success();
+            byproducts.push(ResourceDescriptor::new(path::record(sequence, &step.name), chain.previous));
+            byproducts.push(ResourceDescriptor::new(path::log(sequence, &step.name), record.log.sha256));
         }
-        records.push(chain.previous);
     }
     check_outcome(&allowed, events.len(), steps.len(), failed, &mut chain);
     *findings = chain.findings;
-    RecordedSteps { allowed, records }
+    RecordedSteps { allowed, byproducts }
 }
 
 /// Every input of the job arrived, as the job names it.
@@ -95,6 +100,9 @@ fn check_outcome(allowed: &AllowedJob<'_>, ran: usize, steps: usize, failed: boo
     if outcome == Outcome::Built && failed {
         chain.add("outcome", path::MANIFEST, "it says that the job was built, but a step failed");
     }
+    if outcome == Outcome::StepFailed && !failed {
+        chain.add("outcome", path::MANIFEST, "it says that a step failed, but no record says so");
+    }
 }
 
 /// Checks one record; `None` if there is none to be believed.
@@ -111,7 +119,11 @@ fn check_record(
     }
     let step_sha256 = step.digest().ok();
     if step_sha256 != Some(event.begin) {
-        chain.add("step_event", format!("step-begin of {}", event.name), "the machine measured another text of this step");
+        chain.add(
+            "step_event",
+            format!("step-begin of {}", event.name),
+            "the machine measured another text of this step",
+        );
     }
     let (statement, digest) = match read_record(allowed, &file) {
         Ok(read) => read,
@@ -123,7 +135,11 @@ fn check_record(
         }
     };
     if digest != event.end {
-        chain.add("step_event", format!("step-end of {}", event.name), format!("the machine measured another record than {file}"));
+        chain.add(
+            "step_event",
+            format!("step-end of {}", event.name),
+            format!("the machine measured another record than {file}"),
+        );
     }
     let record = &statement.predicate;
     let build_id = &allowed.booted.quoted.whole.binding.challenge.build_id;
@@ -164,7 +180,12 @@ fn check_policy(allowed: &AllowedJob<'_>, step: &Step, record: &StepRecord, file
         .filter_map(|name| job.input.iter().find(|input| input.name == *name))
         .map(|input| InputSeen { name: input.name.clone(), sha256: input.sha256 })
         .collect();
-    chain.require(Some(record.image_root_hash) == image, file, "imageRootHash", "it is not the image that the job names");
+    chain.require(
+        Some(record.image_root_hash) == image,
+        file,
+        "imageRootHash",
+        "it is not the image that the job names",
+    );
     chain.require(record.argv == step.argv, file, "argv", "it is not the job's");
     chain.require(record.env == step.env, file, "env", "it is not the job's");
     chain.require(record.workdir == step.workdir, file, "workdir", "it is not the job's");

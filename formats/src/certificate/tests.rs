@@ -90,7 +90,7 @@ fn issue(draft: &Draft) -> Certificate {
     let spki = SubjectPublicKeyInfo::from_der(&draft.spki).unwrap();
     let validity = Validity::new(time(draft.first), time(draft.last));
     let builder = CertificateBuilder::new(draft, serial, validity, spki).unwrap();
-    let built = builder.build::<_, ed25519_dalek::Signature>(&ed25519(draft.signer)).unwrap();
+    let built = builder.build::<_, Signature>(&ed25519(draft.signer)).unwrap();
     Certificate::from_pem(Certificate::from_parsed(built).unwrap().to_pem().unwrap().as_bytes()).unwrap()
 }
 

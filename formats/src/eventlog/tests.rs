@@ -176,7 +176,7 @@ fn mutated_real_logs_never_panic() {
 
 fn exercise(bytes: &[u8]) {
     if let Ok(log) = EventLog::parse(bytes) {
-        let events = log.events().map(|event| event.to_string()).count();
+        let events = log.events().filter(|event| !event.to_string().is_empty()).count();
         assert_eq!(events, log.event_count());
         let _ = log.replay();
     }

@@ -69,24 +69,34 @@ fn compare(
             (Some(expected), Some(found)) => findings.push(differs(index, at, expected, found)),
             (Some(expected), None) => {
                 let object = format!("{index} event {at}: {}", expected.name);
-                findings.push(wrong("event_missing", object, "this event is expected, and the log has none in its place"));
+                findings.push(wrong(
+                    "event_missing",
+                    object,
+                    "this event is expected, and the log has none in its place",
+                ));
             }
             (None, Some(found)) => {
                 let object = format!("{index} event {at}: {}", found.text);
-                findings.push(wrong("event_unexpected", object, "nothing is expected here, and the log has this event"));
+                findings.push(wrong(
+                    "event_unexpected",
+                    object,
+                    "nothing is expected here, and the log has this event",
+                ));
             }
             (None, None) => {}
         }
     }
     let value = values.get_or_reset(Bank::Sha256, index);
     if findings.len() == before && BankDigest::new(Bank::Sha256, expected.value.as_bytes()) != Some(value) {
-        let reason = format!("the value is {value}, expected is {}, though every event is the expected one", expected.value);
+        let reason =
+            format!("the value is {value}, expected is {}, though every event is the expected one", expected.value);
         findings.push(wrong("value_differs", index.to_string(), reason));
     }
 }
 
 fn differs(index: PcrIndex, at: usize, expected: &EventReference, found: &LoggedEvent) -> Finding {
-    let measured = found.sha256.map_or_else(|| "nothing in the SHA-256 bank".to_owned(), |d: Sha256Digest| d.to_string());
+    let measured =
+        found.sha256.map_or_else(|| "nothing in the SHA-256 bank".to_owned(), |d: Sha256Digest| d.to_string());
     let reason = format!("expected {}, the boot measured {measured} (logged as {})", expected.sha256, found.text);
     wrong("event_differs", format!("{index} event {at}: {}", expected.name), reason)
 }

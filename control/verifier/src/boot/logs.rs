@@ -60,7 +60,10 @@ impl<'a> Logs<'a> {
         let mut events: Vec<LoggedEvent> = firmware
             .map(|event| LoggedEvent {
                 text: event.to_string(),
-                sha256: event.digest(Bank::Sha256).and_then(|d| d.as_bytes().try_into().ok()).map(Sha256Digest::from_bytes),
+                sha256: event
+                    .digest(Bank::Sha256)
+                    .and_then(|d| d.as_bytes().try_into().ok())
+                    .map(Sha256Digest::from_bytes),
             })
             .collect();
         if index == PcrIndex::RUNTIME {
@@ -79,7 +82,12 @@ impl<'a> Logs<'a> {
             let Some(index) = event.extends() else { continue };
             if UNTOUCHED.contains(&index.get()) || index == PcrIndex::RUNTIME {
                 let object = format!("{index}: {event}");
-                findings.push(Finding::new(Gate::Boot, "register_touched", object, "no boot of ours extends this register"));
+                findings.push(Finding::new(
+                    Gate::Boot,
+                    "register_touched",
+                    object,
+                    "no boot of ours extends this register",
+                ));
             }
         }
         if findings.is_empty() { Ok(()) } else { Err(Findings(findings)) }

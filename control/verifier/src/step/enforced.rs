@@ -3,6 +3,7 @@
 //! The sandbox reads back what the kernel enforces and a record carries it whole. Here it is held against what no step of ours
 //! runs without. Names are those of the sandbox's report (`enforced` in `docs/predicates/record/v1.md`).
 
+use kiln_formats::job::{Access, INPUTS, WORKSPACES};
 use kiln_formats::record::StepRecord;
 
 use crate::finding::{Finding, Gate};
@@ -16,29 +17,45 @@ const SECUREBITS: u64 = 0b1110_1111;
 /// Source: Linux, `Documentation/userspace-api/landlock.rst`, "Previous limitations".
 const LANDLOCK_ABI_MIN: u64 = 6;
 
+/// What limits are rounded down to. Source: Linux, `page_counter` counts whole pages; x86-64 pages.
+const PAGE_BYTES: u64 = 4096;
+
 /// Appends a finding for each layer that the report does not show in force.
 pub(super) fn check(record: &StepRecord, file: &str, findings: &mut Vec<Finding>) {
     let report = &record.enforced;
     let number = |pointer: &str| report.pointer(pointer).and_then(|value| value.as_u64());
     let text = |pointer: &str| report.pointer(pointer).and_then(|value| value.as_str());
-    let nothing_given_up = report.pointer("/given_up").and_then(|v| v.as_array()).is_some_and(Vec::is_empty);
-    let own_namespaces = NAMESPACES.iter().all(|name| number(&format!("/namespaces/{name}")).is_some_and(|inode| inode > 0));
-    let landlock = number("/confirmed/landlock/abi").is_some_and(|abi| abi >= LANDLOCK_ABI_MIN);
-    let seccomp = number("/process/seccomp_mode") == Some(2) && number("/process/seccomp_filters").is_some_and(|n| n > 0);
-    let pids = text("/cgroup/files/pids.max").and_then(|max| max.trim().parse::<u64>().ok());
-    let memory = text("/cgroup/files/memory.max").and_then(|max| max.trim().parse::<u64>().ok());
+    let limit = |name: &str| text(&format!("/cgroup/files/{name}"));
+    let own_namespace = |name: &&str| number(&format!("/namespaces/{name}")).is_some_and(|inode| inode > 0);
+    let no_nested = |name: &&str| text(&format!("/confirmed/namespaces_max/max_{name}_namespaces")) == Some("0");
+    // The sandbox's own init counts as one more process.
+    let pids = (u64::from(record.limits.pids) + 1).to_string();
+    let memory = (record.limits.memory_bytes / PAGE_BYTES * PAGE_BYTES).to_string();
+    let seccomp =
+        number("/process/seccomp_mode") == Some(2) && number("/process/seccomp_filters").is_some_and(|n| n > 0);
+    let descriptors = report.pointer("/descriptors").and_then(|v| v.as_array()).map(|list| list.len());
     let layers = [
-        ("given_up", nothing_given_up),
-        ("namespaces", own_namespaces),
-        ("view", report.pointer("/mounts").and_then(|v| v.as_array()).is_some_and(|mounts| !mounts.is_empty())),
-        ("identity", number("/process/uid").is_some_and(|uid| uid > 0) && number("/process/gid").is_some_and(|gid| gid > 0)),
+        ("given_up", report.pointer("/given_up").and_then(|v| v.as_array()).is_some_and(Vec::is_empty)),
+        ("limits", limit("pids.max") == Some(&pids) && limit("memory.max") == Some(&memory)),
+        ("namespaces", NAMESPACES.iter().all(own_namespace)),
+        ("view", view_fits(record)),
+        (
+            "identity",
+            number("/process/uid").is_some_and(|uid| uid > 0) && number("/process/gid").is_some_and(|gid| gid > 0),
+        ),
+        ("nested_namespaces", NAMESPACES.iter().all(no_nested)),
+        ("anonymous_exec", text("/confirmed/memfd_noexec") == Some("2")),
         ("capabilities", number("/process/capabilities") == Some(0)),
-        ("securebits", number("/confirmed/securebits").is_some_and(|bits| bits & SECUREBITS == SECUREBITS)),
+        ("capabilities", number("/confirmed/securebits").is_some_and(|bits| bits & SECUREBITS == SECUREBITS)),
         ("no_new_privileges", report.pointer("/process/no_new_privileges").and_then(|v| v.as_bool()) == Some(true)),
-        ("landlock", landlock),
+        ("landlock", number("/confirmed/landlock/abi").is_some_and(|abi| abi >= LANDLOCK_ABI_MIN)),
         ("seccomp", seccomp && text("/seccomp_sha256").is_some_and(|digest| digest.len() == 64)),
-        ("limits", pids.is_some_and(|max| max <= u64::from(record.limits.pids))),
-        ("limits", memory.is_some_and(|max| max <= record.limits.memory_bytes)),
+        (
+            "process_limits",
+            report.pointer("/process_limits").and_then(|v| v.as_object()).is_some_and(|l| !l.is_empty()),
+        ),
+        // The standard three, and the socket that closes when the step's program starts.
+        ("descriptors", descriptors.is_some_and(|open| open <= 4)),
     ];
     for (layer, in_force) in layers {
         if !in_force {
@@ -46,4 +63,21 @@ pub(super) fn check(record: &StepRecord, file: &str, findings: &mut Vec<Finding>
             findings.push(Finding::new(Gate::Step, "not_enforced", format!("{file}: enforced.{layer}"), reason));
         }
     }
+}
+
+/// The root and every input are mounted read-only, every workspace as the record says.
+fn view_fits(record: &StepRecord) -> bool {
+    let mounts = record.enforced.pointer("/mounts").and_then(|mounts| mounts.as_array());
+    let mounted = |target: &str, option: &str| {
+        let mut at_target = mounts.into_iter().flatten().filter(|mount| mount["target"] == target);
+        let options = at_target.next().and_then(|mount| mount["options"].as_str()).unwrap_or_default();
+        // A place that is mounted twice is one whose options nobody knows.
+        options.split(',').any(|word| word == option) && at_target.next().is_none()
+    };
+    mounted("/", "ro")
+        && record.inputs.iter().all(|input| mounted(&format!("{INPUTS}/{}", input.name), "ro"))
+        && record.workspaces.iter().all(|seen| {
+            let option = if seen.access == Access::Rw { "rw" } else { "ro" };
+            mounted(&format!("{WORKSPACES}/{}", seen.name), option)
+        })
 }

@@ -1,0 +1,127 @@
+//! The test site's certificates.
+
+use std::time::Duration;
+
+use kiln_formats::certificate::{Certificate, EKU_ATTESTATION, EKU_STATEMENT};
+use kiln_formats::trust::PublicKey;
+use x509_cert::SubjectPublicKeyInfo;
+use x509_cert::builder::profile::BuilderProfile;
+use x509_cert::builder::{Builder as _, CertificateBuilder, Error as BuilderError};
+use x509_cert::certificate::TbsCertificate;
+use x509_cert::der::asn1::{Ia5String, ObjectIdentifier};
+use x509_cert::der::{Decode as _, Encode as _};
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName};
+use x509_cert::ext::{Extension, ToExtension as _};
+use x509_cert::name::Name as DistinguishedName;
+use x509_cert::serial_number::SerialNumber;
+use x509_cert::spki::SubjectPublicKeyInfoRef;
+use x509_cert::time::{Time, Validity};
+
+use super::{ISSUED, STATEMENT_KEY, key, tpm};
+
+const ROOT_KEY: u8 = 1;
+const AUTHORITY_KEY: u8 = 2;
+
+/// A leaf to be issued; by default as the authority would.
+pub(crate) struct Leaf {
+    pub(crate) spki: Vec<u8>,
+    pub(crate) purpose: ObjectIdentifier,
+    pub(crate) id: String,
+    pub(crate) first: i64,
+    pub(crate) issuer_key: u8,
+}
+
+pub(crate) fn ed25519_spki(seed: u8) -> Vec<u8> {
+    PublicKey(key(seed).verifying_key()).spki()
+}
+
+pub(crate) fn statement_leaf() -> Leaf {
+    Leaf {
+        spki: ed25519_spki(STATEMENT_KEY),
+        purpose: EKU_STATEMENT,
+        id: "spiffe://test.example/build/00112233445566778899aabbccddeeff/statement".into(),
+        first: ISSUED,
+        issuer_key: AUTHORITY_KEY,
+    }
+}
+
+pub(crate) fn attestation_leaf() -> Leaf {
+    Leaf {
+        spki: tpm::ak_spki(),
+        purpose: EKU_ATTESTATION,
+        id: "spiffe://test.example/build/00112233445566778899aabbccddeeff/attestation".into(),
+        ..statement_leaf()
+    }
+}
+
+pub(crate) fn root() -> Certificate {
+    let constraints = BasicConstraints { ca: true, path_len_constraint: None };
+    ca("root", constraints, ROOT_KEY)
+}
+
+pub(crate) fn authority() -> Certificate {
+    let constraints = BasicConstraints { ca: true, path_len_constraint: Some(0) };
+    ca("authority", constraints, AUTHORITY_KEY)
+}
+
+struct Profile {
+    subject: &'static str,
+    issuer: &'static str,
+    extensions: Vec<Extension>,
+}
+
+impl BuilderProfile for Profile {
+    fn get_issuer(&self, _subject: &DistinguishedName) -> DistinguishedName {
+        format!("CN={}", self.issuer).parse().unwrap()
+    }
+
+    fn get_subject(&self) -> DistinguishedName {
+        format!("CN={}", self.subject).parse().unwrap()
+    }
+
+    fn build_extensions(
+        &self,
+        _spk: SubjectPublicKeyInfoRef<'_>,
+        _issuer_spk: SubjectPublicKeyInfoRef<'_>,
+        _tbs: &TbsCertificate,
+    ) -> Result<Vec<Extension>, BuilderError> {
+        Ok(self.extensions.clone())
+    }
+}
+
+fn basics(constraints: &BasicConstraints, usage: KeyUsages) -> Vec<Extension> {
+    let subject = DistinguishedName::default();
+    vec![
+        (true, constraints).to_extension(&subject, &[]).unwrap(),
+        (&KeyUsage(usage.into())).to_extension(&subject, &[]).unwrap(),
+    ]
+}
+
+fn ca(subject: &'static str, constraints: BasicConstraints, seed: u8) -> Certificate {
+    let extensions = basics(&constraints, KeyUsages::KeyCertSign);
+    let profile = Profile { subject, issuer: "root", extensions };
+    issue(profile, ed25519_spki(seed), ISSUED - 1000, ISSUED + 1_000_000, ROOT_KEY)
+}
+
+impl Leaf {
+    pub(crate) fn issue(&self) -> Certificate {
+        let subject = DistinguishedName::default();
+        let mut extensions =
+            basics(&BasicConstraints { ca: false, path_len_constraint: None }, KeyUsages::DigitalSignature);
+        extensions.push((&ExtendedKeyUsage(vec![self.purpose])).to_extension(&subject, &[]).unwrap());
+        let uri = GeneralName::UniformResourceIdentifier(Ia5String::new(&self.id).unwrap());
+        extensions.push((false, &SubjectAltName(vec![uri])).to_extension(&subject, &[]).unwrap());
+        let profile = Profile { subject: "leaf", issuer: "authority", extensions };
+        issue(profile, self.spki.clone(), self.first, self.first + 900, self.issuer_key)
+    }
+}
+
+fn issue(profile: Profile, spki: Vec<u8>, first: i64, last: i64, issuer_key: u8) -> Certificate {
+    let time = |at: i64| Time::try_from(std::time::UNIX_EPOCH + Duration::from_secs(at as u64)).unwrap();
+    let serial = SerialNumber::new(&[0x11; 8]).unwrap();
+    let spki = SubjectPublicKeyInfo::from_der(&spki).unwrap();
+    let builder = CertificateBuilder::new(profile, serial, Validity::new(time(first), time(last)), spki).unwrap();
+    let built = builder.build::<_, ed25519_dalek::Signature>(&key(issuer_key)).unwrap();
+    Certificate::from_der(&built.to_der().unwrap()).unwrap()
+}

@@ -1,0 +1,477 @@
+//! A whole synthetic machine: it does what the appliance does, with known keys, and can be told to do any part of it wrongly.
+//!
+//! [`Plan::seal`] makes a bundle from a plan. Every part that the machine signs can be edited before it is signed, so that a test
+//! shows which gate notices a machine that lies, not only one whose lies are badly signed. Test keys only.
+
+mod certificates;
+mod firmware;
+mod sandbox;
+mod tpm;
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use kiln_formats::canonical;
+use kiln_formats::challenge::{Binding, Challenge, Closing};
+use kiln_formats::decision::{Decision, Ruling};
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::event::Event;
+use kiln_formats::job::{Access, CheckedJob, Image, Input, Job, Limits, Output, Step, Workspace, WorkspaceUse};
+use kiln_formats::log::{Frame, Stream};
+use kiln_formats::manifest::{File, Manifest, Outcome, path};
+use kiln_formats::names::{self, Name};
+use kiln_formats::pcr::{Bank, PcrValues};
+use kiln_formats::provenance::{
+    BuildDefinition, Builder, ExternalParameters, InternalParameters, Metadata, Provenance, RunDetails,
+};
+use kiln_formats::record::{Exit, InputSeen, LogSeen, StepRecord, Usage, WorkspaceSeen};
+use kiln_formats::reference::Reference;
+use kiln_formats::runtime_log::{BootId, RuntimeLog, Writer};
+use kiln_formats::statement::{ResourceDescriptor, Statement, Subject};
+use kiln_formats::timestamp::Timestamp;
+use kiln_formats::trust::{Configuration, Policy, PublicKey, TrustBundle};
+use kiln_verifier::{Anchors, Bundle, Content};
+use serde::Serialize;
+
+pub(crate) use certificates::{Leaf, attestation_leaf, authority, root, statement_leaf};
+pub(crate) use firmware::FirmwareEvent;
+pub(crate) use tpm::{QuoteDraft, ak_public};
+
+/// When the challenge was issued.
+pub(crate) const ISSUED: i64 = 1_790_000_000;
+
+/// Keys by purpose; each a seed.
+pub(crate) const STATEMENT_KEY: u8 = 3;
+pub(crate) const JOB_KEY: u8 = 4;
+
+pub(crate) fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub(crate) fn digest(text: &str) -> Sha256Digest {
+    Sha256Digest::of(text.as_bytes())
+}
+
+pub(crate) fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix(ISSUED + seconds).unwrap()
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    canonical::to_vec(value).unwrap()
+}
+
+pub(crate) fn sign(seed: u8, payload_type: &str, payload: &[u8]) -> Vec<u8> {
+    let signature = key(seed).sign(&pae(payload_type, payload)).to_bytes();
+    Envelope::new(payload_type, payload, &signature).to_vec().unwrap()
+}
+
+type Edit<T> = Box<dyn Fn(&mut T)>;
+type EditAt<T> = Box<dyn Fn(usize, &mut T)>;
+
+/// What the machine does; by default everything right.
+pub(crate) struct Plan {
+    pub(crate) outcome: Outcome,
+    pub(crate) ruling: Ruling,
+    pub(crate) job: Job,
+    pub(crate) job_key: u8,
+    pub(crate) statement_key: u8,
+    pub(crate) statement_leaf: Leaf,
+    pub(crate) attestation_leaf: Leaf,
+    pub(crate) policy: Policy,
+    pub(crate) artifact: Vec<u8>,
+    pub(crate) firmware: Vec<FirmwareEvent>,
+    pub(crate) failed_exit: Exit,
+    pub(crate) configuration: Edit<Configuration>,
+    pub(crate) trust: Edit<TrustBundle>,
+    pub(crate) binding: Edit<Binding>,
+    pub(crate) job_document: Edit<Vec<u8>>,
+    pub(crate) decision: Edit<Decision>,
+    pub(crate) record: EditAt<Statement<StepRecord>>,
+    pub(crate) log: EditAt<Vec<u8>>,
+    pub(crate) provenance: Edit<Statement<Provenance>>,
+    pub(crate) events: Edit<Vec<Event>>,
+    pub(crate) files: Edit<BTreeMap<String, Vec<u8>>>,
+    pub(crate) manifest: Edit<Manifest>,
+    pub(crate) runtime_log: Edit<Vec<u8>>,
+    pub(crate) closing: Edit<Closing>,
+    pub(crate) first: Edit<QuoteDraft>,
+    pub(crate) last: Edit<QuoteDraft>,
+}
+
+pub(crate) fn job() -> Job {
+    let usage = |name_: &str, access| WorkspaceUse { name: name(name_), access };
+    let step = |step: &str, inputs: Vec<Name>, workspaces| Step {
+        name: name(step),
+        image: name("c"),
+        argv: vec!["make".into(), step.into()],
+        env: BTreeMap::from([("PATH".into(), "/usr/bin".into())]),
+        workdir: "/work/src".into(),
+        inputs,
+        workspaces,
+        limits: Limits { memory_bytes: 64 << 20, ..Limits::default() },
+    };
+    Job {
+        version: 1,
+        name: name("zlib"),
+        expires: at(3600),
+        image: vec![Image { name: name("c"), root_hash: digest("toolchain") }],
+        input: vec![Input {
+            name: name("zlib.tar"),
+            uri: "https://zlib.example/zlib.tar".into(),
+            sha256: digest("zlib.tar"),
+            size: 8,
+        }],
+        workspace: vec![
+            Workspace { name: name("src"), size_bytes_max: 1 << 20 },
+            Workspace { name: name("out"), size_bytes_max: 1 << 20 },
+        ],
+        step: vec![
+            step("unpack", vec![name("zlib.tar")], vec![usage("src", Access::Rw)]),
+            step("build", vec![], vec![usage("src", Access::Ro), usage("out", Access::Rw)]),
+        ],
+        output: vec![Output {
+            name: name("libz.a"),
+            workspace: name("out"),
+            path: "libz.a".into(),
+            size_bytes_max: 4096,
+        }],
+    }
+}
+
+pub(crate) fn policy() -> Policy {
+    Policy {
+        version: 1,
+        builder_ids: vec![names::BUILDER_FIRMWARE.into()],
+        job_signers: vec![PublicKey(key(JOB_KEY).verifying_key())],
+    }
+}
+
+/// What the person holds: nothing in here comes from a plan.
+pub(crate) fn anchors() -> Anchors {
+    Anchors { root: root(), policy: policy(), reference: reference(&Plan::default()) }
+}
+
+/// The reference values for what `plan`'s machine measures when it starts.
+pub(crate) fn reference(plan: &Plan) -> Reference {
+    let boot: Vec<Event> = plan.boot_events();
+    let log = plan.runtime_log_of(&boot);
+    firmware::reference(&plan.firmware, &RuntimeLog::parse(&log).unwrap(), image_sha256(), digest("init"))
+}
+
+pub(crate) fn image_sha256() -> Sha256Digest {
+    digest("image")
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            outcome: Outcome::Built,
+            ruling: Ruling::Allow,
+            job: job(),
+            job_key: JOB_KEY,
+            statement_key: STATEMENT_KEY,
+            statement_leaf: statement_leaf(),
+            attestation_leaf: attestation_leaf(),
+            policy: policy(),
+            artifact: b"!<arch>\n".to_vec(),
+            firmware: firmware::events(),
+            failed_exit: Exit::Code { code: 2 },
+            configuration: Box::new(|_| {}),
+            trust: Box::new(|_| {}),
+            binding: Box::new(|_| {}),
+            job_document: Box::new(|_| {}),
+            decision: Box::new(|_| {}),
+            record: Box::new(|_, _| {}),
+            log: Box::new(|_, _| {}),
+            provenance: Box::new(|_| {}),
+            events: Box::new(|_| {}),
+            files: Box::new(|_| {}),
+            manifest: Box::new(|_| {}),
+            runtime_log: Box::new(|_| {}),
+            closing: Box::new(|_| {}),
+            first: Box::new(|_| {}),
+            last: Box::new(|_| {}),
+        }
+    }
+}
+
+impl Plan {
+    fn edited<T>(mut value: T, edit: &Edit<T>) -> T {
+        edit(&mut value);
+        value
+    }
+
+    pub(crate) fn configuration_bytes(&self) -> Vec<u8> {
+        let configuration = Configuration {
+            version: 1,
+            site: name("test"),
+            trust_domain: name("test.example"),
+            builder_id: names::BUILDER_FIRMWARE.into(),
+        };
+        json(&Self::edited(configuration, &self.configuration))
+    }
+
+    pub(crate) fn trust_bytes(&self) -> Vec<u8> {
+        let trust = TrustBundle { version: 1, root: root().to_pem().unwrap(), policy: self.policy.clone() };
+        json(&Self::edited(trust, &self.trust))
+    }
+
+    pub(crate) fn job_bytes(&self) -> Vec<u8> {
+        Self::edited(sign(self.job_key, names::PAYLOAD_JOB, &json(&self.job)), &self.job_document)
+    }
+
+    pub(crate) fn challenge(&self) -> Challenge {
+        Challenge {
+            version: 1,
+            build_id: name("00112233445566778899aabbccddeeff"),
+            nonce: digest("nonce"),
+            job_sha256: Sha256Digest::of(&self.job_bytes()),
+            image_sha256: image_sha256(),
+            issued: at(0),
+        }
+    }
+
+    pub(crate) fn binding(&self) -> Binding {
+        let statement_key_sha256 = PublicKey(key(self.statement_key).verifying_key()).sha256();
+        Self::edited(Binding { challenge: self.challenge(), statement_key_sha256 }, &self.binding)
+    }
+
+    pub(crate) fn boot_events(&self) -> Vec<Event> {
+        vec![
+            Event::Init(digest("init")),
+            Event::Configuration(Sha256Digest::of(&self.configuration_bytes())),
+            Event::Trust(Sha256Digest::of(&self.trust_bytes())),
+        ]
+    }
+
+    pub(crate) fn runtime_log_of(&self, events: &[Event]) -> Vec<u8> {
+        let boot_id = BootId::from_kernel_text("00112233-4455-6677-8899-aabbccddeeff\n").unwrap();
+        let mut writer = Writer::new(boot_id, &[Bank::Sha256]).unwrap();
+        (0u64..).zip(events).flat_map(|(at, event)| writer.entry(event, at * 1000).unwrap().bytes).collect()
+    }
+
+    pub(crate) fn firmware_log(&self) -> Vec<u8> {
+        firmware::log(&self.firmware)
+    }
+
+    /// The registers after the firmware and these events.
+    pub(crate) fn values(&self, events: &[Event]) -> PcrValues {
+        let mut values = firmware::values(&self.firmware);
+        let log = RuntimeLog::parse(&self.runtime_log_of(events)).unwrap();
+        log.fold_into(&mut values, events.len());
+        values
+    }
+
+    pub(crate) fn first_quote(&self) -> QuoteDraft {
+        let quote = QuoteDraft {
+            qualifying: Sha256Digest::of(&json(&self.binding())),
+            pcr_digest: self.values(&self.boot_events()).quote_digest(),
+            clock_ms: 1000,
+            ..QuoteDraft::default()
+        };
+        Self::edited(quote, &self.first)
+    }
+
+    fn sign_statement<T: Serialize>(&self, statement: &T) -> (Vec<u8>, Sha256Digest) {
+        let payload = json(statement);
+        (sign(self.statement_key, names::PAYLOAD_STATEMENT, &payload), Sha256Digest::of(&payload))
+    }
+
+    /// Does everything that the appliance does, in its order, and yields what it hands out.
+    pub(crate) fn seal(&self) -> Bundle {
+        let mut files = BTreeMap::new();
+        let mut put = |path: &str, bytes: Vec<u8>| files.insert(path.to_owned(), bytes);
+        put(path::FIRMWARE_LOG, self.firmware_log());
+        put(path::CONFIGURATION, self.configuration_bytes());
+        put(path::TRUST, self.trust_bytes());
+        put(path::BINDING, json(&self.binding()));
+        let first = self.first_quote();
+        put(path::FIRST_QUOTE, first.attest());
+        put(path::FIRST_SIGNATURE, first.signature());
+        put(path::AUTHORITY, authority().to_pem().unwrap().into_bytes());
+        put(path::STATEMENT_KEY, self.statement_leaf.issue().to_pem().unwrap().into_bytes());
+        put(path::ATTESTATION_KEY, self.attestation_leaf.issue().to_pem().unwrap().into_bytes());
+
+        let job_bytes = self.job_bytes();
+        let job_sha256 = Sha256Digest::of(&job_bytes);
+        let decision = Decision {
+            version: 1,
+            build_id: self.challenge().build_id,
+            job_sha256,
+            trust_sha256: Sha256Digest::of(&self.trust_bytes()),
+            time: at(1),
+            verdict: self.ruling.clone(),
+        };
+        let payload = json(&Self::edited(decision, &self.decision));
+        let decision_sha256 = Sha256Digest::of(&payload);
+        put(path::DECISION, sign(self.statement_key, names::PAYLOAD_DECISION, &payload));
+        put(path::JOB, job_bytes);
+        let mut events = self.boot_events();
+        events.extend([Event::Job(job_sha256), Event::Decision(decision_sha256)]);
+        if self.ruling == Ruling::Allow {
+            self.run(decision_sha256, &mut events, &mut files);
+        }
+        (self.files)(&mut files);
+        self.close(events, files)
+    }
+
+    fn run(&self, decision_sha256: Sha256Digest, events: &mut Vec<Event>, files: &mut BTreeMap<String, Vec<u8>>) {
+        let job = CheckedJob::new(self.job.clone()).unwrap();
+        events.extend(job.job().input.iter().map(|input| Event::Input(input.name.clone(), input.sha256)));
+        let mut previous = decision_sha256;
+        let mut byproducts = Vec::new();
+        let steps: Vec<&Step> = job.steps().collect();
+        for (at, step) in steps.iter().enumerate() {
+            let failed = self.outcome == Outcome::StepFailed && at + 1 == steps.len();
+            let mut log = Vec::new();
+            Frame { stream: Stream::Out, time_us: at as u64, bytes: b"working\n" }.encode(&mut log);
+            (self.log)(at, &mut log);
+            let mut statement = self.record_of(at as u32, step, previous, &log);
+            if failed {
+                statement.predicate.exit = self.failed_exit.clone();
+            }
+            (self.record)(at, &mut statement);
+            let (envelope, sha256) = self.sign_statement(&statement);
+            events.push(Event::StepBegin(step.name.clone(), step.digest().unwrap()));
+            events.push(Event::StepEnd(step.name.clone(), sha256));
+            byproducts.push(ResourceDescriptor::new(path::record(at as u32, &step.name), sha256));
+            byproducts.push(ResourceDescriptor::new(path::log(at as u32, &step.name), Sha256Digest::of(&log)));
+            files.insert(path::record(at as u32, &step.name), envelope);
+            files.insert(path::log(at as u32, &step.name), log);
+            previous = sha256;
+        }
+        if self.outcome == Outcome::Built {
+            let output = &job.job().output[0].name;
+            let sha256 = Sha256Digest::of(&self.artifact);
+            let statement = Self::edited(self.provenance_of(output, sha256, byproducts), &self.provenance);
+            let (envelope, provenance_sha256) = self.sign_statement(&statement);
+            events.push(Event::Output(output.clone(), sha256));
+            events.push(Event::Provenance(provenance_sha256));
+            files.insert(path::artifact(output), self.artifact.clone());
+            files.insert(path::artifact_statements(output), [&envelope[..], b"\n"].concat());
+            files.insert(path::PROVENANCE.into(), envelope);
+        }
+    }
+
+    fn record_of(&self, sequence: u32, step: &Step, previous: Sha256Digest, log: &[u8]) -> Statement<StepRecord> {
+        let seen = |usage: &WorkspaceUse| {
+            let after = digest(&format!("after {}", usage.name));
+            let before = if usage.access == Access::Ro { after } else { digest("empty") };
+            WorkspaceSeen { name: usage.name.clone(), access: usage.access, before, after }
+        };
+        let workspaces: Vec<WorkspaceSeen> = step.workspaces.iter().map(seen).collect();
+        let written = workspaces.iter().filter(|seen| seen.access == Access::Rw);
+        let mut subject: Vec<Subject> =
+            written.map(|seen| Subject::new(format!("workspace/{}", seen.name), seen.after)).collect();
+        subject.push(Subject::new(format!("log/{}", step.name), Sha256Digest::of(log)));
+        let predicate = StepRecord {
+            build_id: self.challenge().build_id,
+            sequence,
+            previous,
+            step: step.name.clone(),
+            step_sha256: step.digest().unwrap(),
+            image_root_hash: digest("toolchain"),
+            argv: step.argv.clone(),
+            env: step.env.clone(),
+            workdir: step.workdir.clone(),
+            inputs: step
+                .inputs
+                .iter()
+                .map(|input| InputSeen { name: input.clone(), sha256: digest("zlib.tar") })
+                .collect(),
+            workspaces,
+            limits: step.limits.clone(),
+            exit: Exit::Code { code: 0 },
+            usage: Usage { wall_ms: 5, cpu_us: 4000, memory_peak_bytes: 1 << 20, pids_peak: 3 },
+            log: LogSeen { sha256: Sha256Digest::of(log), written_bytes: 8, kept_bytes: 8 },
+            enforced: sandbox::enforced(step),
+        };
+        Statement::new(names::PREDICATE_RECORD, subject, predicate)
+    }
+
+    fn provenance_of(
+        &self,
+        output: &Name,
+        sha256: Sha256Digest,
+        byproducts: Vec<ResourceDescriptor>,
+    ) -> Statement<Provenance> {
+        let document = ResourceDescriptor::new("job", Sha256Digest::of(&self.job_bytes()));
+        let image = ResourceDescriptor::new("image/c", digest("toolchain"));
+        let input =
+            ResourceDescriptor::new("input/zlib.tar", digest("zlib.tar")).with_uri("https://zlib.example/zlib.tar");
+        let predicate = Provenance {
+            build_definition: BuildDefinition {
+                build_type: names::BUILD_TYPE.into(),
+                external_parameters: ExternalParameters { job: document.clone() },
+                internal_parameters: InternalParameters {
+                    image: ResourceDescriptor::new("image", image_sha256()),
+                    tpm: "software".into(),
+                },
+                resolved_dependencies: vec![document, image, input],
+            },
+            run_details: RunDetails {
+                builder: Builder { id: names::BUILDER_FIRMWARE.into(), version: BTreeMap::new() },
+                metadata: Metadata {
+                    invocation_id: self.challenge().build_id.to_string(),
+                    started_on: at(0),
+                    finished_on: at(20),
+                },
+                byproducts,
+            },
+        };
+        Statement::new(names::PREDICATE_PROVENANCE, vec![Subject::new(output.as_str(), sha256)], predicate)
+    }
+
+    fn close(&self, mut events: Vec<Event>, files: BTreeMap<String, Vec<u8>>) -> Bundle {
+        let mut bundle = Bundle::new();
+        let mut manifest = Manifest {
+            version: 1,
+            build_id: self.challenge().build_id,
+            outcome: self.outcome,
+            finished: at(30),
+            files: Vec::new(),
+        };
+        for (path, bytes) in files {
+            let (sha256, size) = (Sha256Digest::of(&bytes), bytes.len() as u64);
+            manifest.files.push(File { path: path.clone(), sha256, size });
+            let is_artifact = path.starts_with("artifacts/") && !path.ends_with(".intoto.jsonl");
+            bundle.insert(path, if is_artifact { Content::Digest { sha256, size } } else { Content::Bytes(bytes) });
+        }
+        (self.manifest)(&mut manifest);
+        let payload = json(&manifest);
+        let envelope = sign(self.statement_key, names::PAYLOAD_MANIFEST, &payload);
+        events.extend([Event::Manifest(Sha256Digest::of(&payload)), Event::Final]);
+        (self.events)(&mut events);
+        let log = Self::edited(self.runtime_log_of(&events), &self.runtime_log);
+        let closing = Closing {
+            version: 1,
+            build_id: self.challenge().build_id,
+            manifest_sha256: Sha256Digest::of(&payload),
+            manifest_envelope_sha256: Sha256Digest::of(&envelope),
+            runtime_log_sha256: Sha256Digest::of(&log),
+        };
+        let closing = json(&Self::edited(closing, &self.closing));
+        let last = QuoteDraft {
+            qualifying: Sha256Digest::of(&closing),
+            pcr_digest: self.values(&events).quote_digest(),
+            clock_ms: 9000,
+            ..QuoteDraft::default()
+        };
+        let last = Self::edited(last, &self.last);
+        for (path, bytes) in [
+            (path::MANIFEST, envelope),
+            (path::RUNTIME_LOG, log),
+            (path::CLOSING, closing),
+            (path::LAST_QUOTE, last.attest()),
+            (path::LAST_SIGNATURE, last.signature()),
+        ] {
+            bundle.insert(path, Content::Bytes(bytes));
+        }
+        bundle
+    }
+}
