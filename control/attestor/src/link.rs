@@ -131,6 +131,7 @@ impl Link {
         let (parts, body) = request.into_parts();
         // A query is part of the path here: no path of the protocol has one, so none with one is known.
         let path = parts.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+        tracing::debug!(method = %parts.method, path, "asked");
         Ok(Exchange { method: parts.method, path, body, answer, activity: self.activity.clone() })
     }
 }

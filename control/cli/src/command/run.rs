@@ -11,6 +11,7 @@ use kiln_attestor::site::Site;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::link::JOB_BYTES_MAX;
 use kiln_formats::names::Name;
+use kiln_formats::reference::REFERENCE_BYTES_MAX;
 use kiln_image::toolchain;
 use kiln_qemu::{Disk, Serial};
 
@@ -57,6 +58,9 @@ pub(crate) struct Run {
     /// Start the image that this file describes, as `kiln build image --json` prints it
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// Hold the machine against these reference values, not the site's
+    #[arg(long, value_name = "FILE")]
+    reference: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArguments,
     /// Print the result as JSON
@@ -87,7 +91,10 @@ impl Run {
         let site = Site::open(&self.site, host::now()?).or_exit(Exit::Usage)?;
         let offer = self.offer(&site)?;
         let image = Image::get(self.image.as_deref(), screen)?;
-        let reference = image.reference(&site, screen)?;
+        let reference = match &self.reference {
+            Some(reference) => document::read_canonical(reference, REFERENCE_BYTES_MAX)?,
+            None => image.reference(&site, screen)?,
+        };
         let disks = disks(&offer, &self.image_disk, screen)?;
         let order = Order {
             site: &site,
