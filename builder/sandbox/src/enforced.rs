@@ -18,6 +18,8 @@ pub struct Enforced {
     pub mounts: Vec<MountFact>,
     /// `/proc/PID/status` of the waiting step.
     pub process: ProcessFacts,
+    /// The same of the sandbox init: always another user, no capabilities and a filter of its own.
+    pub init: ProcessFacts,
     /// Soft and hard limits, as in `/proc/PID/limits`.
     pub process_limits: BTreeMap<String, (String, String)>,
     /// Open descriptors: standard input, output, error, and the socket that execve closes.
@@ -44,7 +46,7 @@ pub struct MountFact {
     pub device: String,
 }
 
-/// Identity and privileges of the waiting step.
+/// Identity and privileges of a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessFacts {

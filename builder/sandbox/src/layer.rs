@@ -62,6 +62,8 @@ impl fmt::Display for Layer {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
     given_up: BTreeSet<Layer>,
+    /// Insisted on, but left out all the same: only the tests of the read-back put something here.
+    sabotaged: BTreeSet<Layer>,
 }
 
 impl Requirements {
@@ -75,7 +77,7 @@ impl Requirements {
     /// still has a cgroup of its own, by which it is killed.
     #[must_use]
     pub fn without_limits() -> Self {
-        Self { given_up: BTreeSet::from([Layer::Limits]) }
+        Self { given_up: BTreeSet::from([Layer::Limits]), ..Self::default() }
     }
 
     /// Gives up one more layer, to see that a test notices.
@@ -84,6 +86,19 @@ impl Requirements {
     pub fn without(mut self, layer: Layer) -> Self {
         self.given_up.insert(layer);
         self
+    }
+
+    /// Leaves `layer` out while still insisting on it, to see that the read-back notices.
+    #[cfg(feature = "mutation")]
+    #[must_use]
+    pub fn sabotage(mut self, layer: Layer) -> Self {
+        self.sabotaged.insert(layer);
+        self
+    }
+
+    /// What the step's own set-up leaves out.
+    pub(crate) fn left_out(&self) -> BTreeSet<Layer> {
+        self.given_up.union(&self.sabotaged).copied().collect()
     }
 
     /// Whether `layer` is insisted on.

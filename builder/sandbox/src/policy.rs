@@ -33,7 +33,8 @@ pub const VIEW_ID: u32 = 1000;
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// A directory or file of the caller's mount namespace. Nothing mounted below it is part of the view.
+    /// A directory or file of the caller's mount namespace. Nothing mounted below it is part of the view. But for the root, it is
+    /// on a file system that allows owner-mapped mounts (tmpfs, ext4, xfs, btrfs, EROFS; not an initramfs) and belongs to root.
     Path(PathBuf),
     /// A mount that is attached nowhere: a verified image, or a workspace.
     Tree(DetachedTree),

@@ -11,7 +11,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::enforced::{Confirmed, Enforced, MountFact, ProcessFacts};
 use crate::filter::Filter;
 use crate::layer::{Layer, Requirements};
-use crate::policy::Policy;
+use crate::policy::{INIT_HOST_ID, Policy};
 use crate::view::{Attributes, Place};
 
 /// All namespaces of a process. Source: namespaces(7).
@@ -60,13 +60,15 @@ pub(crate) struct Ordered<'a> {
 }
 
 /// Reads everything back and compares it.
-pub(crate) fn check(pid: i32, confirmed: Confirmed, ordered: &Ordered<'_>) -> Result<Enforced, Error> {
-    let process = process(pid, ordered)?;
+pub(crate) fn check(pid: i32, init: i32, confirmed: Confirmed, ordered: &Ordered<'_>) -> Result<Enforced, Error> {
+    let process = process(pid, ordered.policy.host_id(), ordered.filter.count(), ordered.requirements)?;
+    let init = self::process(init, INIT_HOST_ID, 1, &Requirements::all())?;
     let enforced = Enforced {
         given_up: ordered.requirements.given_up().clone(),
         namespaces: namespaces(pid)?,
         mounts: mounts(pid, ordered)?,
         process,
+        init,
         process_limits: process_limits(pid, ordered.policy)?,
         descriptors: descriptors(pid, ordered)?,
         cgroup: cgroup(pid, ordered)?,
@@ -106,13 +108,12 @@ fn namespaces(pid: i32) -> Result<BTreeMap<String, u64>, Error> {
     Ok(found)
 }
 
-fn process(pid: i32, ordered: &Ordered<'_>) -> Result<ProcessFacts, Error> {
+fn process(pid: i32, id: u32, filters: usize, requirements: &Requirements) -> Result<ProcessFacts, Error> {
     let status = read(&format!("/proc/{pid}/status"))?;
     let field = |name: &str| -> Vec<&str> {
         let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.map(|value| value.split_whitespace().collect()).unwrap_or_default()
     };
-    let id = ordered.policy.host_id();
     for name in ["Uid", "Gid"] {
         expect(Layer::Identity, name, &field(name), &vec![id.to_string().as_str(); 4])?;
     }
@@ -121,17 +122,17 @@ fn process(pid: i32, ordered: &Ordered<'_>) -> Result<ProcessFacts, Error> {
     for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         let bits = field(name).first().and_then(|bits| u64::from_str_radix(bits, 16).ok()).unwrap_or(u64::MAX);
         capabilities |= bits;
-        if ordered.requirements.require(Layer::Capabilities) {
+        if requirements.require(Layer::Capabilities) {
             expect(Layer::Capabilities, name, &bits, &0)?;
         }
     }
     let number = |name: &str| field(name).first().and_then(|digits| digits.parse::<u32>().ok()).unwrap_or(u32::MAX);
-    if ordered.requirements.require(Layer::NoNewPrivileges) {
+    if requirements.require(Layer::NoNewPrivileges) {
         expect(Layer::NoNewPrivileges, "NoNewPrivs", &number("NoNewPrivs"), &1)?;
     }
-    if ordered.requirements.require(Layer::Seccomp) {
+    if requirements.require(Layer::Seccomp) {
         expect(Layer::Seccomp, "Seccomp", &number("Seccomp"), &2)?;
-        expect(Layer::Seccomp, "Seccomp_filters", &number("Seccomp_filters"), &(ordered.filter.count() as u32))?;
+        expect(Layer::Seccomp, "Seccomp_filters", &number("Seccomp_filters"), &(filters as u32))?;
     }
     expect(Layer::Process, "Threads", &number("Threads"), &1)?;
     Ok(ProcessFacts {

@@ -15,7 +15,6 @@ use rustix::process::WaitOptions;
 use thiserror::Error;
 
 use crate::cgroup::{self, Cgroup, Hierarchy};
-use crate::enforced::Confirmed;
 use crate::filter::Filter;
 use crate::layer::{Layer, Requirements};
 use crate::policy::{Policy, Profile, VIEW_ID};
@@ -130,12 +129,12 @@ impl Launcher {
             vec![far.as_fd(), stdout.as_fd(), stderr.as_fd(), cgroup.as_fd(), root.as_fd()];
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         debug_assert!(descriptors.len() <= DESCRIPTORS_MAX);
-        let (_, init) = self.order(&order, &descriptors)?;
+        let (init, pidfd) = self.order(&order, &descriptors)?;
         // From here on only the step and its init hold the other ends.
         drop((far, stdout, stderr, root, trees));
-        let ready = self.prepare(&control, policy, &order, &cgroup)?;
+        let enforced = self.prepare(&control, init, policy, &order, &cgroup)?;
         control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
-        Ok(Step::new(control, init, cgroup, policy.limits.wall_ms, ready))
+        Ok(Step::new(control, pidfd, cgroup, policy.limits.wall_ms, enforced))
     }
 
     fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(i32, OwnedFd), Error> {
@@ -160,29 +159,38 @@ impl Launcher {
     fn prepare(
         &self,
         control: &Channel,
+        init: i32,
         policy: &Policy,
         order: &Order,
         cgroup: &Cgroup,
     ) -> Result<crate::Enforced, Error> {
         let deadline = Instant::now() + SETUP_TIMEOUT;
-        let step = match hear(control, deadline)? {
-            (Report::Unmapped, Some(step)) => step,
-            (Report::Failed(failed), _) => return Err(failed.into()),
-            _ => return Err(Error::OutOfTurn),
-        };
-        map_user(step, policy.host_id())?;
-        control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
-        let confirmed: Confirmed = match hear(control, deadline)? {
-            (Report::Ready(confirmed), Some(sender)) if sender == step => *confirmed,
-            (Report::Failed(failed), _) => return Err(failed.into()),
-            _ => return Err(Error::OutOfTurn),
+        let (mut step, mut retired, mut confirmed) = (None, false, None);
+        let (step, confirmed) = loop {
+            match hear(control, deadline)? {
+                (Report::Unmapped, Some(sender)) if step.is_none() && sender != init => {
+                    map_user(sender, policy.host_id())?;
+                    control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
+                    step = Some(sender);
+                }
+                (Report::Ready(ready), sender) if step.is_some() && sender == step => confirmed = Some(*ready),
+                (Report::Retired, Some(sender)) if sender == init => retired = true,
+                (Report::Failed(failed), _) => return Err(failed.into()),
+                _ => return Err(Error::OutOfTurn),
+            }
+            if let (Some(step), true) = (step, retired)
+                && let Some(confirmed) = confirmed.take()
+            {
+                break (step, confirmed);
+            }
         };
         let filter = match policy.profile {
             Profile::Strict => &self.strict,
             Profile::Loopback => &self.loopback,
         };
-        let ordered = Ordered { policy, places: &order.places, requirements: &self.requirements, filter, cgroup };
-        Ok(readback::check(step, confirmed, &ordered)?)
+        let places = &order.places;
+        let ordered = Ordered { policy, places, requirements: &self.requirements, filter, cgroup };
+        Ok(readback::check(step, init, confirmed, &ordered)?)
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) struct Order {
     pub(crate) host_id: u32,
     pub(crate) file_bytes: u64,
     pub(crate) open_files: u64,
-    pub(crate) given_up: BTreeSet<Layer>,
+    pub(crate) left_out: BTreeSet<Layer>,
 }
 
 impl Order {
@@ -49,12 +49,12 @@ impl Order {
             host_id: policy.host_id(),
             file_bytes: policy.limits.file_bytes,
             open_files: policy.limits.open_files,
-            given_up: requirements.given_up().clone(),
+            left_out: requirements.left_out(),
         }
     }
 
     pub(crate) fn require(&self, layer: Layer) -> bool {
-        !self.given_up.contains(&layer)
+        !self.left_out.contains(&layer)
     }
 }
 
@@ -78,6 +78,8 @@ pub(crate) enum Reply {
 pub(crate) enum Report {
     /// The step is in its user namespace and waits for its user to exist there.
     Unmapped,
+    /// The sandbox init has given everything up and only waits for the step.
+    Retired,
     /// The step is confined and waits before execve.
     Ready(Box<Confirmed>),
     /// Something on the way failed: there will be no step.

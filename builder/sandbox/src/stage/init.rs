@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{At, Handed, Staged, attach, set, step};
 use crate::filter::Filter;
+use crate::launcher::channel::Channel;
 use crate::launcher::order::{Failed, Report};
 use crate::layer::Layer;
 use crate::policy::INIT_HOST_ID;
@@ -37,7 +38,7 @@ fn live(handed: Handed<'_>) {
     drop(proc);
     // Without the control socket the caller hears nothing more, and takes that for the failure that it is.
     let Ok(control) = handed.descriptors.keep_only_control(handed.alone) else { return };
-    let report = retire(handed.init_filter).and_then(|()| reap_until(step));
+    let report = retire(handed.init_filter, &control).and_then(|()| reap_until(step));
     let report = report.unwrap_or_else(Report::Failed);
     drop(control.send(&report, &[]));
 }
@@ -113,8 +114,9 @@ fn own_pipe(stream: &OwnedFd, host_id: u32) -> Result<(), Errno> {
 }
 
 /// Another user than the step's, no capabilities, hardly a system call.
-fn retire(filter: &Filter) -> Staged<()> {
+fn retire(filter: &Filter, control: &Channel) -> Staged<()> {
     step::drop_privileges(INIT_HOST_ID)?;
     bind_to_launcher()?;
-    filter.install().map_err(|error| Failed { layer: Layer::Seccomp, operation: error.to_string(), errno: 0 })
+    filter.install().map_err(|error| Failed { layer: Layer::Seccomp, operation: error.to_string(), errno: 0 })?;
+    control.send(&Report::Retired, &[]).at(Layer::Process, "report")
 }

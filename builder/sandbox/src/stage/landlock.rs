@@ -139,7 +139,7 @@ mod tests {
             host_id: 0,
             file_bytes: 0,
             open_files: 0,
-            given_up: Default::default(),
+            left_out: Default::default(),
         };
         let never = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
         assert_eq!(rules(&order).len(), 5);

@@ -12,7 +12,7 @@ use kiln_sandbox::{
 };
 use tempfile::TempDir;
 
-use crate::mutations::MUTANTS;
+use crate::mutations::{MUTANTS, SABOTAGED};
 
 /// What a run left: how it ended and what it said.
 pub(crate) struct Ran {
@@ -32,6 +32,8 @@ impl Ran {
 pub(crate) struct Bench {
     pub(crate) launcher: Launcher,
     mutants: Vec<(&'static [Layer], Launcher)>,
+    /// Launchers that leave one layer out and still insist on it.
+    pub(crate) saboteurs: Vec<(Layer, Launcher)>,
     image: TempDir,
     scratch: TempDir,
 }
@@ -45,6 +47,7 @@ impl Bench {
         let without =
             |layers: &[Layer]| layers.iter().fold(requirements(), |requirements, layer| requirements.without(*layer));
         let mutants = MUTANTS.iter().map(|mutant| (mutant.off, start(without(mutant.off)))).collect();
+        let saboteurs = SABOTAGED.map(|layer| (layer, start(requirements().sabotage(layer)))).into();
         let image = tempfile::tempdir().expect("directory");
         for directory in ["proc", "dev", "tmp", "work", "inputs"] {
             fs::create_dir(image.path().join(directory)).expect("directory of the image");
@@ -56,7 +59,7 @@ impl Bench {
         open_to_all(image.path());
         let scratch = tempfile::tempdir().expect("directory");
         fs::write(scratch.path().join("data"), "input\n").expect("input");
-        Self { launcher, mutants, image, scratch }
+        Self { launcher, mutants, saboteurs, image, scratch }
     }
 
     pub(crate) fn mutant(&self, off: &[Layer]) -> &Launcher {

@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("an_impossible_view_is_refused", an_impossible_view_is_refused),
     ("a_launcher_refuses_a_threaded_process", a_launcher_refuses_a_threaded_process),
     ("the_longest_text_reaches_the_step", the_longest_text_reaches_the_step),
+    ("concurrent_steps_do_not_mix", concurrent_steps_do_not_mix),
     ("a_program_is_found_in_the_path", a_program_is_found_in_the_path),
     ("nothing_is_left_on_the_host", nothing_is_left_on_the_host),
 ];
@@ -114,6 +115,7 @@ fn what_is_enforced_is_recorded(bench: &Bench) {
     assert_eq!(enforced.namespaces.len(), 8);
     assert_eq!(enforced.process.uid, 100_007);
     assert_eq!((enforced.process.capabilities, enforced.process.seccomp_mode), (0, 2));
+    assert_eq!((enforced.init.uid, enforced.init.capabilities, enforced.init.seccomp_mode), (99_999, 0, 2));
     assert!(enforced.process.no_new_privileges);
     assert_eq!(enforced.confirmed.landlock.as_ref().map(|landlock| landlock.abi), Some(7));
     assert_eq!(enforced.confirmed.memfd_noexec, "2");
@@ -154,6 +156,28 @@ fn the_longest_text_reaches_the_step(bench: &Bench) {
     let text = "\"".repeat(TEXT_BYTES_MAX - 100);
     let ran = bench.probe(&["facts", &text]);
     assert!(ran.said.contains(&text));
+}
+
+fn concurrent_steps_do_not_mix(bench: &Bench) {
+    let policy = |slot: u16| {
+        let code = (slot + 1).to_string();
+        Policy::new(Draft { slot, mounts: vec![], workdir: "/".into(), ..bench.draft(&["exit", &code]) })
+            .expect("policy")
+    };
+    std::thread::scope(|scope| {
+        for slot in 0..8 {
+            let policy = policy(slot);
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    let (_reader, writer) = pipe();
+                    let errors = writer.try_clone().expect("dup");
+                    let outcome = bench.launcher.spawn(&policy, writer, errors).expect("step").wait().expect("outcome");
+                    assert_eq!(outcome.exit, Exit::Code { code: i32::from(slot) + 1 });
+                    assert_eq!(outcome.enforced.process.uid, 100_000 + u32::from(slot));
+                }
+            });
+        }
+    });
 }
 
 fn a_program_is_found_in_the_path(bench: &Bench) {

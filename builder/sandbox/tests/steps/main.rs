@@ -5,7 +5,7 @@
 //!
 //! `steps [--limits] [--probe FILE] [NAME]`: `--limits` insists on cgroup v2 controllers and adds the tests that need them (inside
 //! the appliance); `--probe` takes a probe that was compiled before; NAME selects tests.
-#![expect(clippy::expect_used, reason = "a test of its own harness: clippy cannot see that it is one")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test of its own harness: clippy cannot see that it is one")]
 
 mod attacks;
 mod bench;

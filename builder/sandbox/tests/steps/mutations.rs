@@ -3,15 +3,26 @@
 //!
 //! Only attacks whose answer does not depend on what else a kernel was configured with are compared.
 
-use kiln_sandbox::Layer;
+use kiln_sandbox::{Layer, Policy, ReadBackError, SpawnError};
 
 use crate::Test;
 use crate::attacks::ANSWERS;
-use crate::bench::{Bench, run};
+use crate::bench::{Bench, pipe, run};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_layer_off_changes_exactly_these_answers", a_layer_off_changes_exactly_these_answers),
     ("what_is_off_is_read_back_as_off", what_is_off_is_read_back_as_off),
+    ("a_layer_that_is_missing_stops_the_step", a_layer_that_is_missing_stops_the_step),
+];
+
+/// Layers that are left out behind the caller's back.
+pub(crate) const SABOTAGED: [Layer; 6] = [
+    Layer::Seccomp,
+    Layer::Landlock,
+    Layer::Capabilities,
+    Layer::NestedNamespaces,
+    Layer::AnonymousExec,
+    Layer::Descriptors,
 ];
 
 /// Layers that are off, and the answers that are then others than with every layer on.
@@ -116,4 +127,19 @@ fn what_is_off_is_read_back_as_off(bench: &Bench) {
     assert_eq!(enforced(bench.mutant(&[Layer::Seccomp])).process.seccomp_mode, 0);
     assert_eq!(enforced(bench.mutant(&[Layer::Landlock])).confirmed.landlock, None);
     assert_ne!(enforced(bench.mutant(&[Layer::AnonymousExec])).confirmed.memfd_noexec, "2");
+}
+
+fn a_layer_that_is_missing_stops_the_step(bench: &Bench) {
+    for (sabotaged, launcher) in &bench.saboteurs {
+        let policy = Policy::new(bench.draft(&["write_work"])).expect("policy");
+        let (reader, writer) = pipe();
+        let errors = writer.try_clone().expect("dup");
+        let stopped = launcher.spawn(&policy, writer, errors).map(drop);
+        let Err(SpawnError::ReadBack(ReadBackError::NotEnforced { layer, .. })) = stopped else {
+            panic!("{sabotaged} left out: {stopped:?}");
+        };
+        assert_eq!(layer, *sabotaged);
+        assert_eq!(std::io::copy(&mut &reader, &mut std::io::sink()).expect("end of file"), 0, "it said nothing");
+        assert!(!bench.workspace().join("file").exists(), "it did nothing");
+    }
 }
