@@ -171,11 +171,12 @@ impl Wanted {
         Ok(Self { fragments, absent: text("absent")? })
     }
 
-    /// Everything that Kconfig is told.
+    /// Everything that Kconfig is told, without the reasons: rewording one builds no kernel.
     fn joined(&self) -> String {
-        let mut all: String = self.fragments.iter().map(|(_, text)| text.as_str()).collect();
-        all.push_str(&self.absent);
-        all
+        let texts = self.fragments.iter().map(|(_, text)| text).chain([&self.absent]);
+        let lines = texts.flat_map(|text| text.lines());
+        let options = lines.filter(|line| line.starts_with("CONFIG_") || absent_option(line).is_some());
+        options.map(|option| format!("{option}\n")).collect()
     }
 
     /// Checks the final configuration against the fragments.
@@ -212,6 +213,11 @@ mod tests {
     #[test]
     fn accepts_what_the_fragments_say() {
         wanted().check("CONFIG_A=y\nCONFIG_B=\"x\"\n# CONFIG_IO_URING is not set\nCONFIG_IO_URING_BPF=y\n").unwrap();
+    }
+
+    #[test]
+    fn reasons_are_no_input() {
+        assert_eq!(wanted().joined(), "CONFIG_A=y\nCONFIG_B=\"x\"\n# CONFIG_IO_URING is not set\n");
     }
 
     #[test]

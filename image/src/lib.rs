@@ -34,6 +34,7 @@ pub mod toolchain;
 // What booting it must yield.
 pub mod pe;
 pub mod reference;
+pub mod stub;
 
 // How files are handled and programs are run.
 pub mod command;

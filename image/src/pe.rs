@@ -127,3 +127,6 @@ fn range(bytes: &[u8], start: usize, length: usize) -> Result<&[u8], PeError> {
     let end = start.checked_add(length).ok_or(wrong("a section lies outside of it"))?;
     bytes.get(start..end).ok_or(wrong("a section lies outside of it"))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 //!
 //! Pure. Holds for firmware that starts the UKI itself, with no other loader, add-on or command line. Source for what is measured
 //! where: TCG PC Client Platform Firmware Profile 1.06, section 2.3.4.5 (PCR 4); Linux, drivers/firmware/efi/libstub/
-//! efi-stub-helper.c (PCR 9); UAPI.5 Unified Kernel Image, "UKI TPM PCR Measurements", in the order of systemd's
+//! efi-stub-helper.c (PCR 9, see also [`crate::stub`]); UAPI.5 Unified Kernel Image, "UKI TPM PCR Measurements", in the order of systemd's
 //! src/fundamental/uki.h (PCR 11). Deliberately absent: PCR 7, which depends on the machine's keys, and PCR 15, which depends on
 //! the site.
 
@@ -13,12 +13,15 @@ use kiln_formats::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
 use kiln_formats::reference::{EventReference, PcrReference};
 
 use crate::pe::{Pe, PeError};
+use crate::stub::combined_initrd;
 
 /// The sections that the stub measures, in its order. `.pcrsig` is skipped, for it signs the result.
 const MEASURED_SECTIONS: [&str; 14] = [
     ".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey", ".profile",
     ".dtbauto", ".hwids", ".efifw",
 ];
+/// Sections that the stub would pass on to the kernel in an initrd of its own; ours have none of them.
+const FOREIGN_SECTIONS: [&str; 4] = [".ucode", ".pcrsig", ".pcrpkey", ".profile"];
 /// The section that holds the kernel.
 const KERNEL: &str = ".linux";
 
@@ -33,13 +36,15 @@ pub enum ReferenceError {
         /// What is wrong.
         source: PeError,
     },
-    /// A section that every UKI of ours has is missing or appears twice.
-    #[error("the UKI has {count} sections {name}, not one")]
+    /// A section that every UKI of ours has once, or that none has.
+    #[error("the UKI has {count} sections {name}, not {expected}")]
     Section {
         /// The section.
         name: &'static str,
         /// How often it is there.
         count: usize,
+        /// How often it should be.
+        expected: usize,
     },
     /// The command line is not text.
     #[error("the command line in the UKI is not UTF-8 text")]
@@ -70,6 +75,9 @@ pub struct Predicted {
 pub fn predict(uki: &[u8], bank: Bank) -> Result<Vec<Predicted>, ReferenceError> {
     let pe = parse(uki, "UKI")?;
     let sections = Sections::of(&pe)?;
+    for name in FOREIGN_SECTIONS {
+        sections.none(name)?;
+    }
     let mut events = Events { bank, list: Vec::new() };
 
     events.add(4, "boot attempt", b"Calling EFI Application from Boot Option")?;
@@ -80,7 +88,8 @@ pub fn predict(uki: &[u8], bank: Bank) -> Result<Vec<Predicted>, ReferenceError>
     events.add(4, "kernel", &kernel)?;
 
     events.add(9, "kernel command line", &load_options(sections.one(".cmdline")?)?)?;
-    events.add(9, "initrd", sections.one(".initrd")?)?;
+    let initrd = combined_initrd(sections.one(".initrd")?, sections.one(".osrel")?);
+    events.add(9, "initrd", &initrd)?;
 
     for name in MEASURED_SECTIONS {
         for content in sections.all(name) {
@@ -138,7 +147,14 @@ impl<'a> Sections<'a> {
     fn one(&self, name: &'static str) -> Result<&'a [u8], ReferenceError> {
         match self.all(name).collect::<Vec<_>>().as_slice() {
             [content] => Ok(content),
-            other => Err(ReferenceError::Section { name, count: other.len() }),
+            other => Err(ReferenceError::Section { name, count: other.len(), expected: 1 }),
+        }
+    }
+
+    fn none(&self, name: &'static str) -> Result<(), ReferenceError> {
+        match self.all(name).count() {
+            0 => Ok(()),
+            count => Err(ReferenceError::Section { name, count, expected: 0 }),
         }
     }
 }
@@ -158,3 +174,6 @@ impl Events {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
