@@ -5,7 +5,7 @@
 //! yields *and a quote carries* do that, and event data counts only where it hashes to its digest.
 //!
 //! Nothing is copied: an event borrows from the input, so memory does not grow with a hostile log. Deliberately absent: repair
-//! of torn logs, and the decoding of every event type's data ([`describe`] puts the few that a boot of ours has into words).
+//! of torn logs, and the decoding of every event type's data ([`describe()`] puts the few that a boot of ours has into words).
 
 mod describe;
 mod kind;

@@ -208,6 +208,8 @@ fn check_workspaces(step: &Step, record: &StepRecord, file: &str, chain: &mut Ch
             }
             Access::Rw => {
                 chain.require(written.is_none(), file, &field, "a second step wrote it");
+                // The digest of a workspace is one over its entries, in order; an empty one has none.
+                chain.require(seen.before == Sha256Digest::of(b""), file, &field, "it was not empty before its step");
                 chain.workspaces.insert(seen.name.clone(), seen.after);
             }
         }

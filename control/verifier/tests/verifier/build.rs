@@ -178,6 +178,7 @@ fn records_say_what_the_job_ordered() {
         ),
         ("workspace missing", recorded(0, |r| r.workspaces.clear()), gate, "record", "workspaces"),
         ("workspace access", recorded(1, |r| r.workspaces[0].access = Access::Rw), gate, "record", "workspaces"),
+        ("not empty", recorded(0, |r| r.workspaces[0].before = digest("x")), gate, "record", "not empty"),
         ("read-only changed", recorded(1, |r| r.workspaces[0].after = digest("x")), gate, "record", "read-only"),
         (
             "not handed on",

@@ -361,7 +361,7 @@ impl Plan {
     fn record_of(&self, sequence: u32, step: &Step, previous: Sha256Digest, log: &[u8]) -> Statement<StepRecord> {
         let seen = |usage: &WorkspaceUse| {
             let after = digest(&format!("after {}", usage.name));
-            let before = if usage.access == Access::Ro { after } else { digest("empty") };
+            let before = if usage.access == Access::Ro { after } else { digest("") };
             WorkspaceSeen { name: usage.name.clone(), access: usage.access, before, after }
         };
         let workspaces: Vec<WorkspaceSeen> = step.workspaces.iter().map(seen).collect();
