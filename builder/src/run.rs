@@ -197,7 +197,7 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
 async fn run(step: &Step, policy: &Policy, launcher: &Launcher, link: &mut Link) -> Result<(Outcome, Log), Fault> {
     let name = || step.name.clone();
     let pipe = |source: io::Error| RunError::Pipe { step: name(), source };
-    let upload = link.upload(Method::POST, &format!("{}{}", path::LOGS, step.name), None).await?;
+    let mut upload = link.upload(Method::POST, &format!("{}{}", path::LOGS, step.name), None).await?;
     let (out, out_writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| pipe(errno.into()))?;
     let (err, err_writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| pipe(errno.into()))?;
     let out = Receiver::from_owned_fd(out).map_err(pipe)?;
@@ -206,19 +206,30 @@ async fn run(step: &Step, policy: &Policy, launcher: &Launcher, link: &mut Link)
     let running = started.map_err(|source| RunError::Spawn { step: name(), source })?;
     tracing::info!(step = %step.name, "started");
     let killer = running.killer();
-    let ended = tokio::task::spawn_blocking(move || running.wait());
-    let captured = capture(upload, out, err, step.limits.log_bytes).await;
-    if captured.is_err() {
-        // What it says does not matter any more: the machine is about to power off.
-        let _ = killer.kill();
+    let mut ended = tokio::task::spawn_blocking(move || running.wait());
+    let watched = async {
+        let log = capture(&mut upload, out, err, step.limits.log_bytes).await?;
+        // A step may close its streams and go on. As long as its log is open, the host knows that it does.
+        tokio::select! {
+            broken = upload.broken() => Err(CaptureError::Link(broken)),
+            ended = &mut ended => Ok((log, ended)),
+        }
+    };
+    match watched.await {
+        Ok((log, ended)) => {
+            upload.finish().await?;
+            let ended = ended.map_err(|source| RunError::Lost { step: name(), source })?;
+            Ok((ended.map_err(|source| RunError::Wait { step: name(), source })?, log))
+        }
+        Err(error) => {
+            // How it ends does not matter any more, only that it does: the machine is about to power off.
+            let _ = (killer.kill(), ended.await);
+            Err(match error {
+                CaptureError::Link(source) => source.into(),
+                CaptureError::Pipe(source) => pipe(source).into(),
+            })
+        }
     }
-    let ended = ended.await.map_err(|source| RunError::Lost { step: name(), source })?;
-    let log = captured.map_err(|error| match error {
-        CaptureError::Link(source) => Fault::from(source),
-        CaptureError::Pipe(source) => pipe(source).into(),
-    })?;
-    let outcome = ended.map_err(|source| RunError::Wait { step: name(), source })?;
-    Ok((outcome, log))
 }
 
 /// A step whose image was damaged under it has not run on that image: there is no record of it.

@@ -183,16 +183,3 @@ fn a_job_that_does_not_fit_into_memory_is_refused() {
     huge.workspace[0].size_bytes_max = u64::MAX;
     assert_eq!(fits(&huge, 1 << 40).unwrap_err().code, Code::Resources);
 }
-
-#[test]
-fn a_step_that_the_sandbox_does_not_take_is_refused() {
-    let mut job = job();
-    job["step"][0]["limits"]["memory_bytes"] = 4096.into();
-    let job = CheckedJob::new(serde_json::from_value(job).unwrap()).unwrap();
-    let mut parts = Parts::default();
-    let tree = || DetachedTree::workspace("test", 4096, 16).unwrap();
-    parts.images.insert("c".parse().unwrap(), tree());
-    parts.workspaces.insert("out".parse().unwrap(), (tree(), 1000));
-    let refusal = policies(&job, &parts, std::path::Path::new("/inputs")).unwrap_err();
-    assert_eq!((refusal.code, refusal.object.as_str()), (Code::InvalidJob, "step build"));
-}

@@ -59,12 +59,12 @@ impl Log {
     }
 }
 
-/// Reads both streams to their ends.
+/// Reads both streams to their ends. The log is still open then.
 ///
 /// # Errors
 /// [`CaptureError`]; the step must then be killed by the caller.
 pub(crate) async fn capture(
-    mut upload: Upload,
+    upload: &mut Upload,
     mut out: impl AsyncRead + Unpin,
     mut err: impl AsyncRead + Unpin,
     kept_bytes_max: u64,
@@ -87,7 +87,6 @@ pub(crate) async fn capture(
             upload.send(frames.into()).await?;
         }
     }
-    upload.finish().await?;
     Ok(log)
 }
 

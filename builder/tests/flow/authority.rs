@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -38,6 +39,8 @@ pub(crate) struct Authority {
 pub(crate) struct Got {
     pub(crate) requests: Vec<String>,
     pub(crate) bodies: BTreeMap<String, Vec<u8>>,
+    /// How long each body took to come.
+    pub(crate) took: BTreeMap<String, Duration>,
 }
 
 impl Got {
@@ -82,6 +85,7 @@ impl Authority {
     ) -> Response<Full<Bytes>> {
         let at = request.uri().path().to_owned();
         got.lock().unwrap().requests.push(format!("{} {at}", request.method()));
+        let begin = Instant::now();
         let mut body = request.into_body();
         let mut bytes = Vec::new();
         let hangs_up = self.hangs_up.is_some_and(|start| at.starts_with(start));
@@ -92,6 +96,7 @@ impl Authority {
             }
         }
         got.lock().unwrap().bodies.insert(at.clone(), bytes);
+        got.lock().unwrap().took.insert(at.clone(), begin.elapsed());
         if hangs_up {
             hang_up.notify_one();
             std::future::pending::<()>().await;

@@ -29,6 +29,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_program_that_is_not_there_is_an_observation", a_program_that_is_not_there_is_an_observation),
     ("an_output_that_is_not_as_declared_fails_its_step", an_output_that_is_not_as_declared_fails_its_step),
     ("a_long_log_is_cut_and_counted", a_long_log_is_cut_and_counted),
+    ("a_log_is_open_as_long_as_its_step_runs", a_log_is_open_as_long_as_its_step_runs),
 ];
 
 const GOOD: &str = "read -r x </work/mid/mid; echo \"made of $x\" >hello; echo out; echo err >&2";
@@ -229,4 +230,12 @@ fn a_long_log_is_cut_and_counted(bench: &mut Bench) {
     let log = ended.got.file(&file::log(1, &"second".parse().unwrap()));
     assert_eq!(frames(log).iter().map(|(_, bytes)| bytes.len()).sum::<usize>(), 4096);
     assert_eq!(log, ended.got.bodies[&format!("{}second", path::LOGS)]);
+}
+
+fn a_log_is_open_as_long_as_its_step_runs(bench: &mut Bench) {
+    let mut mute = job("exec >&- 2>&-; while :; do :; done");
+    mute["step"][1]["limits"]["wall_ms"] = 1000.into();
+    let ended = bench.run(offering(&mute));
+    assert_eq!(ended_by(&ended, 1, "second"), Exit::Limit { limit: "wall".parse().unwrap() });
+    assert!(ended.got.took[&format!("{}second", path::LOGS)].as_millis() >= 900, "{:?}", ended.got.took);
 }
