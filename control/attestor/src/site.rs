@@ -280,18 +280,17 @@ impl Site {
 /// PCR 15 after the boot part: the three events that every machine begins with.
 fn expected_boot(init_sha256: Sha256Digest, configuration: &[u8], trust: &[u8]) -> PcrReference {
     let events = [
-        Event::Init(init_sha256),
-        Event::Configuration(Sha256Digest::of(configuration)),
-        Event::Trust(Sha256Digest::of(trust)),
+        ("init", Event::Init(init_sha256)),
+        ("configuration", Event::Configuration(Sha256Digest::of(configuration))),
+        ("trust bundle", Event::Trust(Sha256Digest::of(trust))),
     ];
     let mut value = [0; 32];
     let mut references = Vec::new();
-    for event in events {
-        let name = event.to_string();
-        let sha256 = Sha256Digest::of(name.as_bytes());
+    for (name, event) in events {
+        let sha256 = Sha256Digest::of(event.to_string().as_bytes());
         // TPM2_PCR_Extend: the new value is the hash of the old one and the digest.
         value = *Sha256Digest::of(&[value, *sha256.as_bytes()].concat()).as_bytes();
-        references.push(EventReference { name, sha256 });
+        references.push(EventReference { name: name.to_owned(), sha256 });
     }
     PcrReference { value: Sha256Digest::from_bytes(value), events: references }
 }

@@ -54,11 +54,12 @@ impl Story {
                 screen.begin("admit");
             }
             Report::Decided(decision) => {
-                match &decision.verdict {
-                    Ruling::Allow => screen.say("kiln: the machine admits the job"),
-                    Ruling::Deny(refusal) => screen.say(&format!("kiln: the machine refuses the job: {refusal}")),
-                }
-                screen.begin("run");
+                let (said, next) = match &decision.verdict {
+                    Ruling::Allow => ("kiln: the machine admits the job".to_owned(), "start"),
+                    Ruling::Deny(refusal) => (format!("kiln: the machine refuses the job: {refusal}"), "emit"),
+                };
+                screen.say(&said);
+                screen.begin(next);
             }
             Report::StepBegun(step) => screen.begin(&format!("step {step}")),
             Report::StepWrote(step, frame) => {
