@@ -3,7 +3,7 @@
 mod machine;
 mod story;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kiln_attestor::site::Site;
@@ -88,14 +88,17 @@ pub(crate) struct Served {
 }
 
 impl Order<'_> {
-    /// Runs the job and puts what came of it into `output`.
-    pub(crate) fn execute(&self, output: Output, out: PathBuf, screen: &Screen) -> Result<Finished> {
+    /// Runs the job and makes the directory `out` of what came of it.
+    pub(crate) fn execute(&self, out: &Path, screen: &Screen) -> Result<Finished> {
         let served = unless_interrupted(async {
+            // Begun here, where a signal is no sudden death: the draft is taken away.
+            let output = Output::begin(out)?;
             let host = Host::probe(self.acceleration, screen).await?;
-            self.serve(&host, output.path(), screen).await
+            let served = self.serve(&host, output.path(), screen).await?;
+            Ok((output, served))
         });
         screen.clear();
-        let Served { outcome, story, accelerator, done, off } = served?;
+        let (output, Served { outcome, story, accelerator, done, off }) = served?;
         let mut finished = Finished {
             outcome: "not_attested",
             exit: Exit::NotAttested as u8,
@@ -116,8 +119,7 @@ impl Order<'_> {
             return Ok(finished);
         }
         self.judge(&output, &outcome, &mut finished)?;
-        output.release()?;
-        finished.out = Some(out);
+        finished.out = Some(output.release()?);
         Ok(finished)
     }
 
@@ -149,7 +151,7 @@ impl Order<'_> {
     }
 
     /// Starts the machine, serves it, and sees it off.
-    pub(crate) async fn serve(&self, host: &Host, bundle: &std::path::Path, screen: &Screen) -> Result<Served> {
+    pub(crate) async fn serve(&self, host: &Host, bundle: &Path, screen: &Screen) -> Result<Served> {
         screen.begin("boot");
         let tpm_ca = self.site.directory().join(kiln_attestor::site::path::TPM_CA);
         let ca = TpmCa::open_or_make(&tpm_ca, &host.tools).await.or_exit(Exit::Infrastructure)?;

@@ -18,11 +18,17 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Finds out early whether there is something in the way.
+    pub(crate) fn check(target: &Path) -> Result<()> {
+        match target.symlink_metadata() {
+            Ok(_) => Err(Problem::Exists { path: target.to_owned() }).or_exit(Exit::Usage),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Begins a directory that is to be called `target`, which must not exist.
     pub(crate) fn begin(target: &Path) -> Result<Self> {
-        if target.symlink_metadata().is_ok() {
-            return Err(Problem::Exists { path: target.to_owned() }).or_exit(Exit::Usage);
-        }
+        Self::check(target)?;
         let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let failed = |source| Problem::Io { action: "write", path: parent.to_owned(), source };
         let private = Permissions::from_mode(0o700);
@@ -46,8 +52,8 @@ impl Output {
         }
     }
 
-    /// Gives the directory its name.
-    pub(crate) fn release(self) -> Result<()> {
+    /// Gives the directory its name, and hands that out.
+    pub(crate) fn release(self) -> Result<PathBuf> {
         let failed = |source| Problem::Io { action: "write", path: self.target.clone(), source };
         fs::set_permissions(self.path(), Permissions::from_mode(0o755))
             .map_err(failed)
@@ -56,7 +62,7 @@ impl Output {
             Ok(()) => {
                 // It has moved; there is nothing left to remove under its old name.
                 let _moved = self.draft.keep();
-                Ok(())
+                Ok(self.target)
             }
             Err(rustix::io::Errno::EXIST) => Err(Problem::Exists { path: self.target }).or_exit(Exit::Usage),
             Err(error) => Err(failed(error.into())).or_exit(Exit::Infrastructure),
@@ -77,7 +83,7 @@ mod tests {
         fs::write(output.path().join("artifacts/a"), "x").unwrap();
         assert!(!target.exists());
         output.withhold_artifacts().unwrap();
-        output.release().unwrap();
+        assert_eq!(output.release().unwrap(), target);
         assert!(target.is_dir() && !target.join("artifacts").exists());
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1);
         assert_eq!(Output::begin(&target).unwrap_err().exit, Exit::Usage);

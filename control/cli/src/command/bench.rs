@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use kiln_attestor::site::{Names, Site};
 use kiln_attestor::{Offer, Outcome};
 use kiln_formats::names::Name;
-use kiln_image::{build, toolchain};
+use kiln_image::toolchain;
 use kiln_qemu::Memory;
 use serde::Serialize;
 
@@ -56,6 +56,9 @@ struct BootBench {
     /// How the processors are made
     #[arg(long, value_enum, default_value = "auto")]
     accel: Acceleration,
+    /// Start the image that this file describes, as `kiln build image --json` prints it
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -114,10 +117,8 @@ impl Bench {
 
 impl BootBench {
     fn measure(&self, screen: &Screen) -> Result<Measured> {
-        let (image, toolchain) = image::in_workshop(screen, |shop| {
-            let image: Image = build::image(shop).or_exit(Exit::Infrastructure)?.into();
-            Ok((image, toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?))
-        })?;
+        let image = Image::get(self.image.as_deref(), screen)?;
+        let toolchain = image::in_workshop(screen, |shop| toolchain::build(shop, "c").or_exit(Exit::Infrastructure))?;
         let directory = tempfile::tempdir().or_exit(Exit::Infrastructure)?;
         let name = |text: &str| text.parse::<Name>().or_exit(Exit::Infrastructure);
         let path = directory.path().join("site");

@@ -62,11 +62,7 @@ struct Materials {
 impl Demo {
     pub(crate) fn run(self, screen: &Screen) -> Result {
         let (job, out) = (self.out.join("zlib.toml"), self.out.join("zlib"));
-        for path in [&job, &out] {
-            if path.symlink_metadata().is_ok() {
-                return Err(Problem::Exists { path: path.clone() }).or_exit(Exit::Usage);
-            }
-        }
+        Output::check(&out)?;
         let materials = image::in_workshop(screen, |shop| {
             Ok(Materials {
                 image: build::image(shop).or_exit(Exit::Infrastructure)?.into(),
@@ -77,7 +73,7 @@ impl Demo {
         let failed = |source| Problem::Io { action: "write", path: self.out.clone(), source };
         fs::create_dir_all(&self.out).map_err(failed).or_exit(Exit::Usage)?;
         let site = self.site()?;
-        document::write_new(&job, draft(&materials)?.as_bytes())?;
+        write_draft(&job, &draft(&materials)?)?;
 
         let document = sign(&job, &site.invoker_key().or_exit(Exit::Usage)?, EXPIRES_IN_HOURS)?;
         let input: Name = INPUT.parse().or_exit(Exit::Infrastructure)?;
@@ -95,7 +91,7 @@ impl Demo {
             memory_mib: self.machine.memory,
             deadline: Duration::from_secs(self.machine.deadline.into()),
         };
-        let finished = order.execute(Output::begin(&out)?, out.clone(), screen)?;
+        let finished = order.execute(&out, screen)?;
         if finished.exit() != Exit::Done {
             super::run::tell(&finished, self.json)?;
             return Ok(finished.exit());
@@ -110,16 +106,13 @@ impl Demo {
         Ok(Exit::Done)
     }
 
+    /// The given site, or that of OUT, which an earlier try may have made.
     fn site(&self) -> Result<Site> {
-        let directory = match &self.site {
-            Some(site) => site.clone(),
-            None => {
-                let new = self.out.join("site");
-                let name = |text: &str| text.parse::<Name>().or_exit(Exit::Infrastructure);
-                keygen::make(&new, &Names { site: name("demo")?, trust_domain: name("demo.example")? })?;
-                new
-            }
-        };
+        let directory = self.site.clone().unwrap_or_else(|| self.out.join("site"));
+        if self.site.is_none() && !directory.exists() {
+            let name = |text: &str| text.parse::<Name>().or_exit(Exit::Infrastructure);
+            keygen::make(&directory, &Names { site: name("demo")?, trust_domain: name("demo.example")? })?;
+        }
         Site::open(&directory, host::now()?).or_exit(Exit::Usage)
     }
 }
@@ -139,6 +132,14 @@ fn draft(materials: &Materials) -> Result<String> {
         .replace("@URI@", &format!("pkg:deb/debian/{}@{}?arch=source", source.package, source.version))
         .replace("@SHA256@", &source.sha256.to_string())
         .replace("@SIZE@", &size.to_string()))
+}
+
+/// Writes the draft; one with the same text may be there from an earlier try.
+fn write_draft(path: &Path, text: &str) -> Result<()> {
+    match fs::read_to_string(path) {
+        Ok(there) if there == text => Ok(()),
+        _ => document::write_new(path, text.as_bytes()),
+    }
 }
 
 /// Judges a copy of the evidence in which one bit of the artifact is another; it must be rejected. Says by which finding.

@@ -87,7 +87,7 @@ pub(crate) struct MachineArguments {
 
 impl Run {
     pub(crate) fn run(self, screen: &Screen) -> Result {
-        let output = Output::begin(&self.out)?;
+        Output::check(&self.out)?;
         let site = Site::open(&self.site, host::now()?).or_exit(Exit::Usage)?;
         let offer = self.offer(&site)?;
         let image = Image::get(self.image.as_deref(), screen)?;
@@ -107,7 +107,7 @@ impl Run {
             memory_mib: self.machine.memory,
             deadline: Duration::from_secs(self.machine.deadline.into()),
         };
-        let finished = order.execute(output, self.out, screen)?;
+        let finished = order.execute(&self.out, screen)?;
         tell(&finished, self.json)?;
         Ok(finished.exit())
     }
