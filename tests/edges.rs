@@ -30,7 +30,10 @@ fn edges() -> BTreeMap<String, BTreeSet<String>> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
     let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec().unwrap();
     let ours: BTreeSet<_> = metadata.packages.iter().map(|package| package.name.to_string()).collect();
-    let of = |package: &cargo_metadata::Package| package.dependencies.iter().map(|edge| edge.name.clone()).filter(|name| ours.contains(name)).collect();
+    let of = |package: &cargo_metadata::Package| {
+        let others = package.dependencies.iter().map(|edge| edge.name.clone()).filter(|name| *name != package.name.as_str());
+        others.filter(|name| ours.contains(name)).collect()
+    };
     metadata.packages.iter().map(|package| (package.name.to_string(), of(package))).collect()
 }
 

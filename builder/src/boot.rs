@@ -136,7 +136,6 @@ pub(crate) async fn certify<S: io::Read + io::Write>(
     let trust = link.get(path::TRUST, TRUST_BYTES_MAX).await?;
     custodian.measure(Measurement::Trust { bytes: Blob(trust.to_vec()) })?;
     bundle.add(file::CONFIGURATION, configuration.clone());
-    bundle.add(file::TRUST, trust.clone());
     let trust_sha256 = Sha256Digest::of(&trust);
     let configuration: Configuration = read("configuration", &configuration)?;
     let trust: TrustBundle = read("trust bundle", &trust)?;

@@ -67,8 +67,6 @@ pub mod path {
     pub const RUNTIME_LOG: &str = "evidence/boot/runtime.log";
     /// The site's configuration as received.
     pub const CONFIGURATION: &str = "evidence/boot/configuration.json";
-    /// The site's trust bundle as received.
-    pub const TRUST: &str = "evidence/boot/trust.json";
     /// What the first quote commits to.
     pub const BINDING: &str = "evidence/boot/binding.json";
     /// The first quote (TPMS_ATTEST).

@@ -79,6 +79,15 @@ pub struct TrustBundle {
     pub policy: Policy,
 }
 
+impl TrustBundle {
+    /// The bundle of a site: what a verifier expects a machine to have measured, made from what the verifier itself brought. No
+    /// root travels with the evidence.
+    #[must_use]
+    pub fn new(root: String, policy: Policy) -> Self {
+        Self { version: VERSION, root, policy }
+    }
+}
+
 /// What a machine is told of itself. Canonical JSON; PCR 15 holds its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -165,7 +165,6 @@ fn fixed_evidence() -> BTreeMap<String, u64> {
         path::MANIFEST,
         path::CLOSING,
         path::CONFIGURATION,
-        path::TRUST,
         path::BINDING,
         path::FIRST_QUOTE,
         path::FIRST_SIGNATURE,

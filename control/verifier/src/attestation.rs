@@ -21,8 +21,6 @@ pub struct Offer<'a> {
     pub challenge: &'a Challenge,
     /// The configuration that it handed out.
     pub configuration: &'a [u8],
-    /// The trust bundle that it handed out.
-    pub trust: &'a [u8],
 }
 
 /// Holding one says: a machine with the published image, started as predicted and given what was offered, answered this
@@ -66,7 +64,6 @@ pub fn check(answer: &Attestation, offer: &Offer<'_>, anchors: &Anchors) -> Resu
             firmware_log: Some(&answer.firmware_log.0),
             runtime_log: &answer.runtime_log.0,
             configuration: offer.configuration,
-            trust: offer.trust,
             image_sha256: offer.challenge.image_sha256,
             first: &first,
         },

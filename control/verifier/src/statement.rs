@@ -57,7 +57,6 @@ fn check_file_set(recorded: &RecordedSteps<'_>, findings: &mut Vec<Finding>) {
     let whole = &recorded.allowed.booted.quoted.whole;
     let mut expected: BTreeSet<String> = [
         path::CONFIGURATION,
-        path::TRUST,
         path::BINDING,
         path::FIRST_QUOTE,
         path::FIRST_SIGNATURE,

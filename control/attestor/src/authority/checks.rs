@@ -23,7 +23,7 @@ pub(super) fn attestation(
     challenge: &Challenge,
     configuration: &[u8],
 ) -> Result<AttestedMachine, Vec<Finding>> {
-    let offer = attestation::Offer { challenge, configuration, trust: authority.site.trust_bytes() };
+    let offer = attestation::Offer { challenge, configuration };
     let anchors = Anchors {
         root: authority.site.root().clone(),
         policy: authority.site.trust().policy.clone(),

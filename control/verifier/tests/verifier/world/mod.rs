@@ -288,7 +288,6 @@ impl Plan {
         let mut put = |path: &str, bytes: Vec<u8>| files.insert(path.to_owned(), bytes);
         put(path::FIRMWARE_LOG, self.firmware_log());
         put(path::CONFIGURATION, self.configuration_bytes());
-        put(path::TRUST, self.trust_bytes());
         put(path::BINDING, json(&self.binding()));
         let first = self.first_quote();
         put(path::FIRST_QUOTE, first.attest());
