@@ -33,7 +33,7 @@ const PACK_TIMEOUT: Duration = Duration::from_secs(1800);
 /// The directories of a merged `/usr`, which no package brings.
 const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 /// Empty directories for a machine to mount things on.
-const MOUNT_POINTS: [&str; 7] = ["dev", "proc", "sys", "tmp", "run", "home", "work"];
+const MOUNT_POINTS: [&str; 8] = ["dev", "proc", "sys", "tmp", "run", "home", "inputs", "work"];
 /// What a package's script would have linked, where the target is there.
 const ALTERNATIVES: [(&str, &str); 2] = [("cc", "gcc"), ("awk", "mawk")];
 /// What no build reads: half of the files, a tenth of the bytes.
@@ -96,7 +96,7 @@ pub fn build(shop: &Workshop<'_>, name: &str) -> Result<ToolchainImage, Toolchai
     let packages = phase(shop.progress, "toolchain packages", || fetch(shop, name).map(|packages| (packages, false)))?;
     phase(shop.progress, "toolchain image", || {
         let tools = packages::versions(shop.progress, &["erofs-utils", "cryptsetup-bin"])?;
-        let inputs = Inputs::of("toolchain", 1).text("name", name).text("tools", &tools);
+        let inputs = Inputs::of("toolchain", 2).text("name", name).text("tools", &tools);
         let inputs = packages.iter().fold(inputs, |inputs, p| inputs.text(&p.package, &p.sha256.to_string()));
         let entry = shop.cache.entry("toolchain", inputs.key(), |dir| make(shop, name, &packages, dir))?;
         let path = entry.path.join("image");
