@@ -89,6 +89,9 @@ pub struct Fetched {
     pub pinned: bool,
     /// The file.
     pub path: PathBuf,
+    /// Whether it was there before it was asked for.
+    #[serde(skip)]
+    pub cached: bool,
 }
 
 /// A package in a version; its digest counts only if it is pinned.
@@ -169,7 +172,7 @@ impl<'a> Archive<'a> {
             let path = file_of(&entry.path, &want.pin)?;
             let sha256 = if want.pinned { want.pin.sha256 } else { files::digest(&path)?.0 };
             let Pin { suite, package, version, .. } = want.pin;
-            Ok(Fetched { package, suite, version, sha256, pinned: want.pinned, path })
+            Ok(Fetched { package, suite, version, sha256, pinned: want.pinned, path, cached: entry.cached })
         };
         wanted.into_iter().map(fetched).collect()
     }

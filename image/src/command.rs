@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::progress::Progress;
 
-/// The search path of every program: where Debian puts its own.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The search path of every program: where Debian puts its own, and nobody else.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Ways to the network, which a site may need and which change no result: downloads are checked against signatures.
 const NETWORK: [&str; 6] = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
 /// The longest line that is passed on whole; a longer one is cut into pieces.

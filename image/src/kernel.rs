@@ -94,7 +94,11 @@ struct Wanted {
 pub fn build(shop: &Workshop<'_>) -> Result<Kernel, KernelError> {
     let wanted = Wanted::read(shop)?;
     let pin = source_pin(shop)?;
-    let source = phase(shop.progress, "kernel source", || shop.archive.fetch(&pin).map(|fetched| (fetched, false)))?;
+    let source = phase(shop.progress, "kernel source", || {
+        let source = shop.archive.fetch(&pin)?;
+        let cached = source.cached;
+        Ok::<_, AptError>((source, cached))
+    })?;
     let key = key(shop, &wanted, &source)?;
     let entry = phase(shop.progress, "kernel", || {
         let entry = shop.cache.entry("kernel", key, |dir| make(shop, &wanted, &source, dir))?;

@@ -93,7 +93,11 @@ pub struct ToolchainImage {
 /// # Errors
 /// [`ToolchainError`] by cause.
 pub fn build(shop: &Workshop<'_>, name: &str) -> Result<ToolchainImage, ToolchainError> {
-    let packages = phase(shop.progress, "toolchain packages", || fetch(shop, name).map(|packages| (packages, false)))?;
+    let packages = phase(shop.progress, "toolchain packages", || {
+        let packages = fetch(shop, name)?;
+        let cached = packages.iter().all(|package| package.cached);
+        Ok::<_, ToolchainError>((packages, cached))
+    })?;
     phase(shop.progress, "toolchain image", || {
         let tools = packages::versions(shop.progress, &["erofs-utils", "cryptsetup-bin"])?;
         let inputs = Inputs::of("toolchain", 2).text("name", name).text("tools", &tools);

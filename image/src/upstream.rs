@@ -22,5 +22,9 @@ pub enum UpstreamError {
 /// [`UpstreamError`] by cause.
 pub fn zlib(shop: &Workshop<'_>) -> Result<Fetched, UpstreamError> {
     let pin = lock::pin_of(&shop.checkout.path("image/source.lock"), "zlib")?;
-    phase(shop.progress, "zlib source", || Ok((shop.archive.fetch(&pin)?, false)))
+    phase(shop.progress, "zlib source", || {
+        let source = shop.archive.fetch(&pin)?;
+        let cached = source.cached;
+        Ok((source, cached))
+    })
 }
