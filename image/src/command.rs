@@ -1,7 +1,9 @@
 //! Runs an external program: a fixed environment, a fixed umask, a bound on its time, its lines shown as they come.
 //!
+//! The program gets SIGTERM when we end, however that is: a compiler does not outlive the tool that started it.
+//!
 //! What the caller's shell exports does not reach the program unless it is named here, so that a build does not depend on it.
-//! Deliberately absent: shell syntax. (`sh` appears once, to set the umask, with the program and its arguments as words.)
+//! Deliberately absent: shell syntax. (`sh` appears once, to set the umask before `setpriv`, with the program and its arguments as words.)
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -166,7 +168,7 @@ impl Tool {
 
     fn start(&self) -> Result<Child, CommandError> {
         std::process::Command::new("/bin/sh")
-            .args(["-c", "umask 022 && exec \"$@\"", "sh"])
+            .args(["-c", "umask 022 && exec setpriv --pdeathsig TERM -- \"$@\"", "sh"])
             .arg(&self.program)
             .args(&self.args)
             .env_clear()
@@ -299,6 +301,21 @@ mod tests {
         let late = Tool::new("sleep").arg("60").within(Duration::from_millis(50)).run(&Silent);
         assert!(matches!(late, Err(CommandError::TimedOut { .. })), "{late:?}");
         assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_program_does_not_outlive_whoever_started_it() {
+        // The signal comes when the thread that started the program ends, which is what the end of the tool is.
+        let started = std::thread::spawn(|| {
+            let mut child = Tool::new("sh").args(["-c", "echo; exec sleep 60"]).start().unwrap();
+            let running = child.stdout.as_mut().unwrap().read(&mut [0]).unwrap();
+            assert_eq!(running, 1);
+            child
+        });
+        let mut orphan = started.join().unwrap();
+        let start = Instant::now();
+        let status = orphan.wait().unwrap();
+        assert!(!status.success() && start.elapsed() < Duration::from_secs(30), "{status}");
     }
 
     #[test]
