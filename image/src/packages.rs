@@ -29,7 +29,6 @@ pub const HOST_PACKAGES: [HostPackage; 36] = [
     of("libelf-dev", "builds the kernel"),
     of("xz-utils", "unpacks the kernel's source"),
     of("zstd", "compresses kernel and initrd"),
-    of("patch", "unpacks source packages"),
     of("autoconf", "builds the TPM library"),
     of("automake", "builds the TPM library"),
     of("autoconf-archive", "builds the TPM library"),
@@ -40,6 +39,7 @@ pub const HOST_PACKAGES: [HostPackage; 36] = [
     of("python3", "runs mkosi and ukify"),
     of("python3-pefile", "ukify reads PE files"),
     of("bubblewrap", "mkosi runs programs in it"),
+    of("uidmap", "mkosi maps users where it is not run by root"),
     of("cpio", "packs the initrd"),
     of("fdisk", "partitions the boot disk"),
     of("dosfstools", "formats the boot disk"),
@@ -54,7 +54,7 @@ pub const HOST_PACKAGES: [HostPackage; 36] = [
     of("tpm2-tools", "checks a quote by hand, and in tests"),
     of("openssl", "checks certificates by hand, and in tests"),
     of("binutils", "links; looks at programs"),
-    of("util-linux", "locks and partitions"),
+    of("util-linux", "ends programs together with the tool"),
 ];
 
 const fn of(name: &'static str, reason: &'static str) -> HostPackage {
