@@ -15,6 +15,7 @@ pub mod workshop;
 
 // Where sources come from.
 pub mod apt;
+pub mod clients;
 pub mod lock;
 pub mod upstream;
 

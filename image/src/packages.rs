@@ -57,6 +57,14 @@ pub const HOST_PACKAGES: [HostPackage; 36] = [
     of("util-linux", "ends programs together with the tool"),
 ];
 
+/// What the tests need beyond [`HOST_PACKAGES`]: they use other people's clients, and a TPM of their own.
+pub const TEST_PACKAGES: [HostPackage; 4] = [
+    of("faketime", "another clock, for the test that the image does not depend on it"),
+    of("jq", "the lines that the README gives for verifying by hand"),
+    of("libtss2-dev", "the TPM library as the host has it, for tests against a software TPM"),
+    of("libtss2-tcti-swtpm0", "reaches a software TPM without a kernel"),
+];
+
 const fn of(name: &'static str, reason: &'static str) -> HostPackage {
     HostPackage { name, reason }
 }
@@ -77,25 +85,25 @@ pub enum PackagesError {
     },
 }
 
-/// The packages of [`HOST_PACKAGES`] that are not installed.
+/// Those of the packages that are not installed.
 ///
 /// # Errors
 /// [`PackagesError::Command`] if dpkg cannot be asked, as on a system that is not Debian's.
-pub fn missing(progress: &dyn Progress) -> Result<Vec<HostPackage>, PackagesError> {
+pub fn missing(progress: &dyn Progress, packages: &[HostPackage]) -> Result<Vec<HostPackage>, PackagesError> {
     let said = Tool::new("dpkg-query")
         .args(["--show", "--showformat", "${Package} ${db:Status-Status}\n"])
         .output(progress)?;
     let installed: BTreeSet<&str> = said.lines().filter_map(|line| line.strip_suffix(" installed")).collect();
-    Ok(HOST_PACKAGES.into_iter().filter(|package| !installed.contains(package.name)).collect())
+    Ok(packages.iter().filter(|package| !installed.contains(package.name)).copied().collect())
 }
 
 /// Makes sure that every package is there: installs what is missing if we are root, without a question.
 ///
 /// # Errors
 /// [`PackagesError::Missing`] if something is missing and we are not root; [`PackagesError::Command`] if apt fails.
-pub fn ensure(progress: &dyn Progress, is_root: bool) -> Result<(), PackagesError> {
+pub fn ensure(progress: &dyn Progress, packages: &[HostPackage], is_root: bool) -> Result<(), PackagesError> {
     phase(progress, "host packages", || {
-        let missing = missing(progress)?;
+        let missing = missing(progress, packages)?;
         if missing.is_empty() {
             return Ok(((), true));
         }
@@ -126,14 +134,15 @@ mod tests {
 
     #[test]
     fn each_package_is_named_once_and_has_a_reason() {
-        let names: BTreeSet<&str> = HOST_PACKAGES.iter().map(|package| package.name).collect();
-        assert_eq!(names.len(), HOST_PACKAGES.len());
-        assert!(HOST_PACKAGES.iter().all(|package| !package.reason.is_empty()));
+        let all: Vec<HostPackage> = [&HOST_PACKAGES[..], &TEST_PACKAGES].concat();
+        let names: BTreeSet<&str> = all.iter().map(|package| package.name).collect();
+        assert_eq!(names.len(), all.len());
+        assert!(all.iter().all(|package| !package.reason.is_empty()));
     }
 
     #[test]
     fn says_what_is_missing_only_if_it_is() {
-        let names: Vec<&str> = missing(&Silent).unwrap().iter().map(|package| package.name).collect();
+        let names: Vec<&str> = missing(&Silent, &HOST_PACKAGES).unwrap().iter().map(|package| package.name).collect();
         assert!(!names.contains(&"gcc"), "the test was linked with it: {names:?}");
     }
 }

@@ -89,7 +89,8 @@ impl ImageTools {
     }
 }
 
-fn unpack(shop: &Workshop<'_>, sources: &[Fetched], dir: &Path) -> Result<(), ToolsError> {
+/// Unpacks packages side by side, without what only people read.
+pub(crate) fn unpack(shop: &Workshop<'_>, sources: &[Fetched], dir: &Path) -> Result<(), ToolsError> {
     for source in sources {
         Tool::new("dpkg-deb").arg("-x").arg(&source.path).arg(dir).run(shop.progress)?;
     }

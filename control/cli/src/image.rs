@@ -99,7 +99,7 @@ impl Image {
 
 /// Makes the host ready and works on the checkout with the cache.
 pub(crate) fn in_workshop<T>(screen: &Screen, work: impl FnOnce(&Workshop<'_>) -> Result<T>) -> Result<T> {
-    packages::ensure(screen, host::is_root()).or_exit(Exit::Infrastructure)?;
+    packages::ensure(screen, &packages::HOST_PACKAGES, host::is_root()).or_exit(Exit::Infrastructure)?;
     let (checkout, cache) = (host::checkout()?, host::cache()?);
     work(&Workshop::new(&checkout, &cache, screen))
 }

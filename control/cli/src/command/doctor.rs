@@ -50,7 +50,7 @@ impl Doctor {
 
 fn packages_installed() -> Look {
     let what = "packages";
-    match packages::missing(&Silent) {
+    match packages::missing(&Silent, &packages::HOST_PACKAGES) {
         Ok(missing) if missing.is_empty() => Look { what, good: true, found: "all installed".to_owned() },
         Ok(missing) => {
             let names: Vec<_> = missing.iter().map(|package| package.name).collect();

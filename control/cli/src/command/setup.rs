@@ -35,7 +35,7 @@ struct Made {
 impl Setup {
     pub(crate) fn run(self, screen: &Screen) -> Result {
         if self.packages_only {
-            packages::ensure(screen, host::is_root()).or_exit(Exit::Infrastructure)?;
+            packages::ensure(screen, &packages::HOST_PACKAGES, host::is_root()).or_exit(Exit::Infrastructure)?;
             return Ok(Exit::Done);
         }
         let made = image::in_workshop(screen, |shop| {

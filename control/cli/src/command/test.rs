@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 use kiln_image::progress::Progress as _;
-use kiln_image::{build, toolchain, tss};
+use kiln_image::{build, clients, packages, toolchain, tss};
 
 use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::screen::Screen;
@@ -28,10 +28,13 @@ pub(crate) struct Test {
 impl Test {
     pub(crate) fn run(self, screen: &Screen) -> Result {
         // The tests take what they boot from the cache, which is filled here, where its making can be watched.
+        packages::ensure(screen, &packages::TEST_PACKAGES, host::is_root()).or_exit(Exit::Infrastructure)?;
         let environment = image::in_workshop(screen, |shop| {
             build::image(shop).or_exit(Exit::Infrastructure)?;
             toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?;
-            Ok(tss::build(shop).or_exit(Exit::Infrastructure)?.environment())
+            let mut environment = tss::build(shop).or_exit(Exit::Infrastructure)?.environment().to_vec();
+            environment.push(("COSIGN", clients::cosign(shop).or_exit(Exit::Infrastructure)?));
+            Ok(environment)
         })?;
         let checkout = host::checkout()?;
         let all = ["--workspace".to_owned(), "--all-targets".to_owned()];
@@ -40,7 +43,7 @@ impl Test {
         let stages: [(&str, Vec<String>); 3] = [
             ("fmt", vec!["--all".to_owned(), "--check".to_owned()]),
             ("clippy", [&["--locked".to_owned()], &all[..], &deny[..]].concat()),
-            ("test", [&["--locked".to_owned()], &tests[..]].concat()),
+            ("test", [&["--locked".to_owned(), "--no-fail-fast".to_owned()], &tests[..]].concat()),
         ];
         for (stage, arguments) in stages {
             screen.say(&format!("kiln: cargo {stage} {}", arguments.join(" ")));

@@ -1,0 +1,60 @@
+//! The clients of others accept what we hand out, and the lines that the README gives work.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::fixture::{good, scratch, site};
+
+/// Runs a shell script that stops at the first failure.
+fn sh(script: &str, dir: &Path) -> String {
+    let output = Command::new("bash").args(["-euo", "pipefail", "-c", script]).current_dir(dir).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{script}\n--- stdout\n{stdout}\n--- stderr\n{stderr}");
+    stdout.into_owned()
+}
+
+/// A directory in which `out` and `site` are what the README calls so.
+fn desk() -> tempfile::TempDir {
+    let desk = scratch();
+    std::os::unix::fs::symlink(good(), desk.path().join("out")).unwrap();
+    std::os::unix::fs::symlink(site(), desk.path().join("site")).unwrap();
+    desk
+}
+
+/// The lines under "Verifying by hand", taken from the README itself: openssl, tpm2_checkquote, jq, sha256sum.
+#[test]
+fn the_readmes_lines_for_verifying_by_hand() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let section = readme.split("### Verifying by hand").nth(1).unwrap();
+    let script = section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    for client in ["openssl verify", "tpm2_checkquote", "sha256sum -c"] {
+        assert!(script.contains(client), "{client} is not in the README's lines");
+    }
+    let printed = sh(script, desk().path());
+    assert!(printed.contains("statement.pem: OK") && printed.contains("attestation.pem: OK"), "{printed}");
+    assert!(printed.contains("artifacts/hello: OK"), "{printed}");
+    let digests: Vec<_> =
+        printed.lines().filter_map(|line| line.split_whitespace().next()).filter(|word| word.len() == 64).collect();
+    assert_eq!((digests[0], digests[2]), (digests[1], digests[3]), "{printed}");
+}
+
+#[test]
+fn tpm2_checkquote_rejects_another_nonce() {
+    let script = "openssl x509 -in out/evidence/certificates/attestation.pem -pubkey -noout > ak.pem
+        ! tpm2_checkquote -u ak.pem -g sha256 -m out/evidence/quotes/last.attest -s out/evidence/quotes/last.sig -q $(sha256sum < out/evidence/boot/binding.json | cut -d' ' -f1)";
+    sh(script, desk().path());
+}
+
+#[test]
+fn cosign_accepts_the_provenance_and_nothing_else() {
+    let cosign = std::env::var("COSIGN").expect("COSIGN is not set: whole machines are tested by `cargo kiln test`");
+    let script = format!(
+        "openssl x509 -in out/evidence/certificates/statement.pem -pubkey -noout > key.pem
+        head -n 1 out/artifacts/hello.intoto.jsonl > provenance.json
+        check() {{ {cosign} verify-blob-attestation --key key.pem --type slsaprovenance1 --insecure-ignore-tlog=true --signature provenance.json \"$1\"; }}
+        check out/artifacts/hello
+        ! check site/root.pem"
+    );
+    sh(&script, desk().path());
+}

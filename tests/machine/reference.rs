@@ -1,0 +1,178 @@
+//! Reference values: predicted without booting, equal to what the TPM holds, and different for any other boot.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use kiln_formats::canonical;
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::eventlog::EventLog;
+use kiln_formats::names::BUILDER_FIRMWARE;
+use kiln_formats::pcr::{Bank, PcrIndex};
+use kiln_formats::reference::Reference;
+use serde_json::{Value, json};
+
+use crate::fixture::{Hello, build, good, kiln, scratch, site};
+
+fn uki() -> PathBuf {
+    PathBuf::from(build("image")["uki"]["path"].as_str().unwrap())
+}
+
+fn predicted() -> Vec<u8> {
+    let ran = kiln(["reference".as_ref(), uki().as_os_str(), "--site".as_ref(), site().as_os_str()]).expect(0);
+    ran.stdout.trim_end().as_bytes().to_vec()
+}
+
+#[test]
+fn what_was_predicted_is_what_the_firmware_measured() {
+    let reference: Reference = canonical::from_slice_exact(&predicted()).unwrap();
+    let machine = reference.machines.iter().find(|machine| machine.builder_id == BUILDER_FIRMWARE).unwrap();
+    let log = fs::read(good().join("evidence/boot/firmware.log")).unwrap();
+    let values = EventLog::parse(&log).unwrap().replay();
+    for pcr in [4, 9, 11] {
+        let value = values.get(Bank::Sha256, PcrIndex::new(pcr).unwrap()).unwrap();
+        assert_eq!(machine.pcrs[&pcr.to_string()].value.to_string(), value.to_string(), "PCR {pcr}");
+    }
+    assert!(machine.pcrs.contains_key("15"));
+}
+
+/// The published image with a changed UKI on its boot disk, described as the tool wants it.
+struct Altered {
+    dir: tempfile::TempDir,
+}
+
+impl Altered {
+    fn new(uki: &[u8]) -> Self {
+        let dir = scratch();
+        let path = |name: &str| dir.path().join(name);
+        let mut image = build("image");
+        fs::write(path("kiln.efi"), uki).unwrap();
+        fs::copy(image["disk"]["path"].as_str().unwrap(), path("disk.img")).unwrap();
+        let copied = Command::new("mcopy")
+            .args(["-o", "-i"])
+            .arg(format!("{}@@1M", path("disk.img").display()))
+            .arg(path("kiln.efi"))
+            .arg("::EFI/BOOT/BOOTX64.EFI")
+            .status()
+            .unwrap();
+        assert!(copied.success(), "mcopy");
+        for (part, file) in [("uki", "kiln.efi"), ("disk", "disk.img")] {
+            let bytes = fs::read(path(file)).unwrap();
+            image[part] = json!({ "path": path(file), "bytes": bytes.len(), "sha256": Sha256Digest::of(&bytes) });
+        }
+        fs::write(path("image.json"), image.to_string()).unwrap();
+        fs::write(path("reference.json"), predicted()).unwrap();
+        Self { dir }
+    }
+
+    /// Against the reference values of the published image it gets no job, and the events that differ are named.
+    fn gets_no_job(&self, events: &[&str]) {
+        let path = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();
+        let hello = Hello::new();
+        let ran = hello
+            .run(&["--boot", "firmware", "--image", &path("image.json"), "--reference", &path("reference.json")])
+            .expect(11);
+        for event in events {
+            assert!(
+                ran.stderr.contains(event) || ran.stdout.contains(event),
+                "{event} is not named:\n{}\n{}",
+                ran.stdout,
+                ran.stderr
+            );
+        }
+        assert!(!hello.out().join("artifacts").exists());
+        assert!(hello.leftovers().is_empty(), "{:?}", hello.leftovers());
+    }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> usize {
+    bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
+        .unwrap_or_else(|| panic!("{} is not there", String::from_utf8_lossy(wanted)))
+}
+
+#[test]
+fn one_letter_of_the_command_line() {
+    let mut uki = fs::read(uki()).unwrap();
+    // How much the kernel prints: the machine boots as before.
+    let at = find(&uki, b"loglevel=3") + b"loglevel=".len();
+    uki[at] = b'2';
+    Altered::new(&uki).gets_no_job(&["PCR 9", "PCR 11", "command line", ".cmdline"]);
+}
+
+/// Where a section of a PE file lies: its header, and its bytes in the file.
+fn section(pe: &[u8], name: &[u8; 8]) -> (usize, std::ops::Range<usize>) {
+    let header = find(&pe[..4096], name);
+    let word = |at: usize| u32::from_le_bytes(pe[at..at + 4].try_into().unwrap()) as usize;
+    let start = word(header + 20);
+    (header, start..start + word(header + 16))
+}
+
+fn filter(program: &str, arguments: &[&str], input: &Path) -> Vec<u8> {
+    let output = Command::new(program)
+        .args(arguments)
+        .arg(input)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(!output.stdout.is_empty(), "{program}");
+    output.stdout
+}
+
+#[test]
+fn one_byte_of_init() {
+    let mut uki = fs::read(uki()).unwrap();
+    let (header, range) = section(&uki, b".initrd\0");
+    let dir = scratch();
+    let packed = dir.path().join("initrd.zst");
+    let size = u32::from_le_bytes(uki[header + 8..header + 12].try_into().unwrap()) as usize;
+    let mut content = uki[range.start..range.start + size].to_vec();
+    while content.last() == Some(&0) {
+        content.pop();
+    }
+    fs::write(&packed, &content).unwrap();
+    let mut archive = filter("zstd", &["-dcq"], &packed);
+    // One letter of a message: the program still runs, and is another.
+    let at = find(&archive, b"kiln: fault");
+    archive[at] = b'K';
+    let plain = dir.path().join("initrd");
+    fs::write(&plain, &archive).unwrap();
+    let mut again = filter("zstd", &["-cq", "--ultra", "-22", "--single-thread"], &plain);
+    again.resize(again.len().next_multiple_of(4), 0);
+    assert!(again.len() <= range.len(), "{} bytes do not fit into {}", again.len(), range.len());
+    let used = again.len();
+    again.resize(range.len(), 0);
+    uki[range].copy_from_slice(&again);
+    uki[header + 8..header + 12].copy_from_slice(&u32::try_from(used).unwrap().to_le_bytes());
+    Altered::new(&uki).gets_no_job(&["PCR 9", "PCR 11", "initrd", "init"]);
+}
+
+/// A site whose trust bundle names one signer more than the reference values were made for.
+#[test]
+fn another_trust_bundle() {
+    let dir = scratch();
+    let copy = dir.path().join("site");
+    assert!(Command::new("cp").arg("-a").args([site(), &copy]).status().unwrap().success());
+    let other = dir.path().join("other");
+    kiln(["keygen", "--site", other.to_str().unwrap()]).expect(0);
+    let read = |path: PathBuf| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
+    let stranger = read(other.join("policy.json"))["job_signers"][0].clone();
+    let mut policy = read(copy.join("policy.json"));
+    policy["job_signers"].as_array_mut().unwrap().push(stranger);
+    let mut trust = read(copy.join("trust.json"));
+    trust["policy"] = policy.clone();
+    fs::write(copy.join("policy.json"), canonical::to_vec(&policy).unwrap()).unwrap();
+    fs::write(copy.join("trust.json"), canonical::to_vec(&trust).unwrap()).unwrap();
+    let hello = Hello::new();
+    fs::write(hello.path("job.toml"), &hello.draft).unwrap();
+    let published = dir.path().join("published.json");
+    fs::write(&published, predicted()).unwrap();
+    let mut arguments =
+        hello.arguments("job.toml", &["--boot", "firmware", "--reference", published.to_str().unwrap()]);
+    let at = arguments.iter().position(|argument| argument == "--site").unwrap();
+    arguments[at + 1] = copy.into();
+    let ran = kiln(arguments).expect(11);
+    assert!(ran.stderr.contains("PCR 15") && ran.stderr.contains("trust"), "{}", ran.stderr);
+}
