@@ -1,5 +1,6 @@
 //! One job on one machine: started, served, judged, and what came of it put in its place. Nothing else is left.
 
+pub(crate) mod guest;
 mod machine;
 mod story;
 
@@ -174,7 +175,7 @@ impl Order<'_> {
             surroundings: host::SURROUNDINGS,
         };
         let mut listener = |report: kiln_attestor::Report<'_>| {
-            let memory = || running.memory();
+            let memory = || guest::touched_bytes(running.directory(), self.memory_mib);
             story.hear(&report, screen, memory);
         };
         let served = authority.serve(link, self.deadline, &mut listener).await;

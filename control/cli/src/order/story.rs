@@ -6,7 +6,6 @@ use kiln_attestor::Report;
 use kiln_formats::decision::Ruling;
 use kiln_formats::names::Name;
 use kiln_image::progress::Progress as _;
-use kiln_qemu::Memory;
 
 use crate::screen::Screen;
 use crate::steplog::StepLog;
@@ -18,13 +17,13 @@ pub(crate) struct Story {
     recorder: Recorder,
     build_id: Option<Name>,
     log: StepLog,
-    idle: Option<Memory>,
+    idle_bytes: Option<u64>,
 }
 
 impl Story {
     /// Begins at power-on.
     pub(crate) fn new(power_on: Instant) -> Self {
-        Self { recorder: Recorder::new(power_on), build_id: None, log: StepLog::default(), idle: None }
+        Self { recorder: Recorder::new(power_on), build_id: None, log: StepLog::default(), idle_bytes: None }
     }
 
     /// The times.
@@ -37,19 +36,19 @@ impl Story {
         self.build_id.as_ref()
     }
 
-    /// Host memory of the machine when it was attested and had no job yet.
-    pub(crate) fn idle(&self) -> Option<Memory> {
-        self.idle
+    /// How much memory the guest had touched when it was attested and had no job yet.
+    pub(crate) fn idle_bytes(&self) -> Option<u64> {
+        self.idle_bytes
     }
 
-    /// Takes note, and tells the person. `memory` reads the machine's host memory.
-    pub(crate) fn hear(&mut self, report: &Report<'_>, screen: &Screen, memory: impl Fn() -> Option<Memory>) {
+    /// Takes note, and tells the person. `memory` says how much memory the guest has touched.
+    pub(crate) fn hear(&mut self, report: &Report<'_>, screen: &Screen, memory: impl Fn() -> Option<u64>) {
         self.recorder.hear(report, Instant::now());
         match report {
             Report::Connected => screen.begin("attest"),
             Report::Attested { build_id, .. } => {
                 self.build_id = Some((*build_id).clone());
-                self.idle = memory();
+                self.idle_bytes = memory();
                 screen.say(&format!("kiln: attested; build {build_id}"));
                 screen.begin("admit");
             }

@@ -1,20 +1,20 @@
-//! What ours is measured against: the same QEMU and kernel with a PID 1 that only powers off, and with a processor that only halts.
+//! What ours is measured against: the same QEMU and kernel with a PID 1 that only powers off.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use kiln_attestor::site::{Site, path};
-use kiln_qemu::{Boot, End, Machine, Memory, Sector, Tpm, TpmCa};
+use kiln_qemu::{Boot, End, Machine, Tpm, TpmCa};
 
 use super::{Bare, DEADLINE, MEMORY_MIB};
 use crate::cpio;
 use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::image::Image;
-use crate::order::{CPUS, Host};
+use crate::order::{CPUS, Host, guest};
 use crate::timings::millis;
 
-/// How long a halted machine is left alone before its memory is read: firmware is done after 0.2 s.
-const SETTLE: Duration = Duration::from_secs(1);
+/// How often the bare machine's memory is looked at; what it touched in its last moment is missed.
+const LOOK: Duration = Duration::from_millis(50);
 /// Where the program is loaded, and where its code begins. Source: ELF-64 Object File Format, version 1.5.
 const ADDRESS: u64 = 0x40_0000;
 const HEADS_BYTES: u64 = 64 + 56;
@@ -29,9 +29,6 @@ const POWER_OFF: [u8; 24] = [
     0x0f, 0x05,                   // syscall
     0xeb, 0xfe,                   // jmp to itself
 ];
-
-/// 16-bit code that does nothing more: `cli; hlt; jmp` to the `hlt`.
-const HALT: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
 
 /// An initrd with nothing but a program that switches the power off.
 pub(super) fn initrd() -> Vec<u8> {
@@ -62,29 +59,29 @@ pub(super) async fn run(host: &Host, site: &Site, image: &Image, initrd: PathBuf
     let ca = TpmCa::open_or_make(&tpm_ca, &host.tools).await.or_exit(Exit::Infrastructure)?;
     let (kernel, cmdline) = (image.kernel.path.clone(), image.cmdline.clone());
     let boot = Boot::Direct { kernel, initrd, cmdline };
-    let (mut running, _link) = host.start(machine(boot, Tpm::Software { ca })).await?;
-    let ended = running.wait().await;
+    let machine = Machine {
+        boot,
+        memory_mib: MEMORY_MIB,
+        cpus: CPUS,
+        disks: Vec::new(),
+        tpm: Tpm::Software { ca },
+        life_max: DEADLINE,
+    };
+    let (mut running, _link) = host.start(machine).await?;
+    let mut guest_bytes = 0;
+    let ended = loop {
+        match tokio::time::timeout(LOOK, running.wait()).await {
+            Ok(ended) => break ended,
+            Err(_) => {
+                let touched = guest::touched_bytes(running.directory(), MEMORY_MIB);
+                guest_bytes = guest_bytes.max(touched.unwrap_or(0));
+            }
+        }
+    };
     match ended.end {
-        End::PoweredOff => Ok(Bare {
-            powered_off_ms: millis(ended.timings.run),
-            peak_resident_bytes: ended.memory.map_or(0, |memory| memory.peak_bytes),
-        }),
+        End::PoweredOff => Ok(Bare { powered_off_ms: millis(ended.timings.run), guest_bytes }),
         end => Err(Problem::NotPoweredOff { end: end.to_string() }).or_exit(Exit::Infrastructure),
     }
-}
-
-/// Host memory of a machine whose processor halts in its boot sector.
-pub(super) async fn halted(host: &Host) -> Result<Memory> {
-    let sector = Sector::new(&HALT).or_exit(Exit::Infrastructure)?;
-    let (mut running, _link) = host.start(machine(Boot::Sector(sector), Tpm::Absent)).await?;
-    tokio::time::sleep(SETTLE).await;
-    let memory = running.memory();
-    let ended = running.stop().await;
-    memory.ok_or(Problem::NotPoweredOff { end: ended.end.to_string() }).or_exit(Exit::Infrastructure)
-}
-
-fn machine(boot: Boot, tpm: Tpm) -> Machine {
-    Machine { boot, memory_mib: MEMORY_MIB, cpus: CPUS, disks: Vec::new(), tpm, life_max: DEADLINE }
 }
 
 #[cfg(test)]
