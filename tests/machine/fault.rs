@@ -189,7 +189,7 @@ fn a_step_past_its_limit_of_memory_time_or_processes() {
     let limits = [
         ("cc", "python", "memory_bytes = 67108864, wall_ms = 120000", "a=x; while :; do a=$a$a; done", "memory"),
         ("cc", "sleep", "wall_ms = 2000", "sleep 60", "wall"),
-        ("cc", "fork", "pids = 16, wall_ms = 60000", "f() { f | f & }; f; sleep 50", "pids"),
+        ("cc", "fork", "pids = 16, wall_ms = 60000", "f() { f | f & }; f; sleep 2; exit 1", "pids"),
     ];
     for (_, what, limit, script, expected) in limits {
         let hello = Hello::new()

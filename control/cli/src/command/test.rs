@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use clap::Args;
 use kiln_image::progress::Progress as _;
-use kiln_image::{build, clients, packages, toolchain, tss};
+use kiln_image::{build, clients, packages, toolchain};
 
 use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::screen::Screen;
@@ -27,14 +27,13 @@ pub(crate) struct Test {
 
 impl Test {
     pub(crate) fn run(self, screen: &Screen) -> Result {
-        // The tests take what they boot from the cache, which is filled here, where its making can be watched.
+        // The tests take what they boot from the cache, which is filled here, where its making can be watched. What they link is
+        // the host's TPM library, which reaches a software TPM; the appliance has its own.
         packages::ensure(screen, &packages::TEST_PACKAGES, host::is_root()).or_exit(Exit::Infrastructure)?;
-        let environment = image::in_workshop(screen, |shop| {
+        let cosign = image::in_workshop(screen, |shop| {
             build::image(shop).or_exit(Exit::Infrastructure)?;
             toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?;
-            let mut environment = tss::build(shop).or_exit(Exit::Infrastructure)?.environment().to_vec();
-            environment.push(("COSIGN", clients::cosign(shop).or_exit(Exit::Infrastructure)?));
-            Ok(environment)
+            clients::cosign(shop).or_exit(Exit::Infrastructure)
         })?;
         let checkout = host::checkout()?;
         let all = ["--workspace".to_owned(), "--all-targets".to_owned()];
@@ -47,7 +46,7 @@ impl Test {
         ];
         for (stage, arguments) in stages {
             screen.say(&format!("kiln: cargo {stage} {}", arguments.join(" ")));
-            cargo(checkout.root(), stage, &arguments, &environment)?;
+            cargo(checkout.root(), stage, &arguments, &cosign)?;
         }
         screen.note("cargo fmt, cargo clippy and cargo test passed");
         Ok(Exit::Done)
@@ -55,17 +54,11 @@ impl Test {
 }
 
 /// Runs cargo where the person sees what it says.
-fn cargo(
-    checkout: &Path,
-    stage: &str,
-    arguments: &[String],
-    environment: &[(&'static str, std::path::PathBuf)],
-) -> Result<()> {
+fn cargo(checkout: &Path, stage: &str, arguments: &[String], cosign: &Path) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(stage).args(arguments).current_dir(checkout).stdin(Stdio::null());
-    cargo.envs(environment.iter().map(|(name, value)| (name, value)));
-    // Whole machines are tested with this very tool.
-    cargo.env("KILN", std::env::current_exe().or_exit(Exit::Infrastructure)?);
+    // Whole machines are tested with this very tool, their evidence with a client of others.
+    cargo.env("KILN", std::env::current_exe().or_exit(Exit::Infrastructure)?).env("COSIGN", cosign);
     let status = cargo.status().or_exit(Exit::Infrastructure)?;
     if status.success() {
         return Ok(());
