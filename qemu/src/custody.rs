@@ -10,6 +10,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -91,8 +92,9 @@ impl Custody {
     pub(crate) fn take(parent: &Path, tools: &Tools) -> Result<Custody, CustodyError> {
         let made = |source| CustodyError::Directory { parent: parent.to_owned(), source };
         let parent = parent.canonicalize().map_err(made)?;
-        // tempfile makes directories with mode 0700.
-        let directory = tempfile::Builder::new().prefix("kiln-").tempdir_in(&parent).map_err(made)?;
+        let private = std::fs::Permissions::from_mode(0o700);
+        let directory =
+            tempfile::Builder::new().prefix("kiln-").permissions(private).tempdir_in(&parent).map_err(made)?;
         let path = directory.path().to_owned();
         let bytes = path.as_os_str().as_bytes();
         if bytes.len() + SOCKET_NAME_BYTES_MAX > SOCKET_PATH_BYTES_MAX || bytes.contains(&b',') {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kiln_attestor::site::Site;
-use kiln_attestor::{Authority, Offer, Outcome};
+use kiln_attestor::{Authority, Fault, LinkError, Offer, Outcome};
 use kiln_formats::decision::{Refusal, Ruling};
 use kiln_formats::manifest::path;
 use kiln_formats::names::Name;
@@ -151,8 +151,20 @@ impl Order<'_> {
         Ok(())
     }
 
-    /// Starts the machine, serves it, and sees it off.
+    /// Starts the machine, serves it, and sees it off. Emulated firmware hangs now and then before anything of ours runs: a machine
+    /// that never asked for anything is replaced by another one, once, and aloud. It had no challenge and no job.
     pub(crate) async fn serve(&self, host: &Host, bundle: &Path, screen: &Screen) -> Result<Served> {
+        match self.attempt(host, bundle, screen).await? {
+            Ok(served) => Ok(served),
+            Err(hung) => {
+                screen.say(&format!("kiln: {}; starting another machine, once", hung.report));
+                self.attempt(host, bundle, screen).await?
+            }
+        }
+    }
+
+    /// One machine. The inner error is one that never asked for anything.
+    async fn attempt(&self, host: &Host, bundle: &Path, screen: &Screen) -> Result<Result<Served>> {
         screen.begin("boot");
         let tpm_ca = self.site.directory().join(kiln_attestor::site::path::TPM_CA);
         let ca = TpmCa::open_or_make(&tpm_ca, &host.tools).await.or_exit(Exit::Infrastructure)?;
@@ -188,11 +200,13 @@ impl Order<'_> {
         }
         match (served, ended.end) {
             (Err(source), end) => {
+                let hung = !story.connected() && matches!(source, Fault::Link(LinkError::Silent { .. }));
                 let said = last_words(&running);
-                Err(Problem::Machine { end: end.to_string(), said, source }).or_exit(Exit::Infrastructure)
+                let failed = Err(Problem::Machine { end: end.to_string(), said, source }).or_exit(Exit::Infrastructure);
+                if hung { Ok(failed) } else { failed.map(Ok) }
             }
             (Ok(outcome), End::PoweredOff) => {
-                Ok(Served { outcome, story, accelerator: host.choice.to_string(), done, off })
+                Ok(Ok(Served { outcome, story, accelerator: host.choice.to_string(), done, off }))
             }
             (Ok(_), end) => Err(Problem::NotPoweredOff { end: end.to_string() }).or_exit(Exit::Infrastructure),
         }

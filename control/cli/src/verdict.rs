@@ -6,7 +6,7 @@ use kiln_attestor::site::Site;
 use kiln_formats::canonical;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::manifest::{Outcome, path};
-use kiln_formats::names::PREDICATE_VERDICT;
+use kiln_formats::names::{PREDICATE_VERDICT, VERIFIER};
 use kiln_formats::reference::Reference;
 use kiln_formats::statement::{Statement, Subject};
 use kiln_formats::trust::Policy;
@@ -16,8 +16,6 @@ use kiln_verifier::{Anchors, Bundle, Content, GateState, Verdict, verify};
 use crate::exit::{Exit, OrExit as _, Result};
 use crate::{document, host};
 
-/// Who judges. Source of the form: SLSA verification summary, `verifier.id`.
-const VERIFIER: &str = "https://kiln.example/verifier/v1";
 /// What passing tells in SLSA's words: the provenance is there and whole. Level 2 and above say that somebody else than the person
 /// who wants the artifact runs the builder, which no evidence shows. Source: SLSA v1.2, build track.
 const LEVEL: &str = "SLSA_BUILD_LEVEL_1";

@@ -19,6 +19,9 @@ pub const WALL_MS_MAX: u64 = 86_400_000;
 /// The most processes of a step.
 pub const PIDS_MAX: u32 = 32_768;
 
+/// How the file beside an artifact ends that holds the statements about it.
+const STATEMENTS: &str = ".intoto.jsonl";
+
 /// A rule that a job breaks: which, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
@@ -225,6 +228,10 @@ fn check_outputs(job: &Job, names: &Names<'_>, found: &mut Violations) {
         if !names.workspaces.contains(&output.workspace) {
             let problem = format!("`{}` is not declared; add a [[workspace]] of that name", output.workspace);
             found.add("undeclared_workspace", format!("output[{at}].workspace"), problem);
+        }
+        if output.name.as_str().ends_with(STATEMENTS) {
+            let problem = format!("names that end in {STATEMENTS} are those of the statements beside an artifact");
+            found.add("reserved_name", format!("output[{at}].name"), problem);
         }
         if !is_plain_path(&output.path) {
             let problem =

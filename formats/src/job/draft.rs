@@ -198,6 +198,8 @@ mod tests {
         assert_eq!(found[0].0, "cycle");
         let (found, line) = after("path = \"hello\"", "path = \"../hello\"");
         assert_eq!(found, [("path", "output[0].path".into(), line)]);
+        let (found, _) = after("[[output]]\nname = \"hello\"", "[[output]]\nname = \"hello.intoto.jsonl\"");
+        assert_eq!((found[0].0, found[0].1.as_str()), ("reserved_name", "output[0].name"));
         let (found, line) = after("image = \"c\"", "image = \"d\"");
         assert_eq!(found, [("undeclared_image", "step[0].image".into(), line)]);
         let (found, line) = after("size_bytes_max = 1048576", "size_bytes_max = 0");

@@ -18,12 +18,21 @@ pub(crate) struct Story {
     build_id: Option<Name>,
     log: StepLog,
     idle_bytes: Option<u64>,
+    connected: bool,
+    emitting: bool,
 }
 
 impl Story {
     /// Begins at power-on.
     pub(crate) fn new(power_on: Instant) -> Self {
-        Self { recorder: Recorder::new(power_on), build_id: None, log: StepLog::default(), idle_bytes: None }
+        Self {
+            recorder: Recorder::new(power_on),
+            build_id: None,
+            log: StepLog::default(),
+            idle_bytes: None,
+            connected: false,
+            emitting: false,
+        }
     }
 
     /// The times.
@@ -41,11 +50,19 @@ impl Story {
         self.idle_bytes
     }
 
+    /// Whether the machine ever asked for anything.
+    pub(crate) fn connected(&self) -> bool {
+        self.connected
+    }
+
     /// Takes note, and tells the person. `memory` says how much memory the guest has touched.
     pub(crate) fn hear(&mut self, report: &Report<'_>, screen: &Screen, memory: impl Fn() -> Option<u64>) {
         self.recorder.hear(report, Instant::now());
         match report {
-            Report::Connected => screen.begin("attest"),
+            Report::Connected => {
+                self.connected = true;
+                screen.begin("attest");
+            }
             Report::Attested { build_id, .. } => {
                 self.build_id = Some((*build_id).clone());
                 self.idle_bytes = memory();
@@ -53,12 +70,10 @@ impl Story {
                 screen.begin("admit");
             }
             Report::Decided(decision) => {
-                let (said, next) = match &decision.verdict {
-                    Ruling::Allow => ("kiln: the machine admits the job".to_owned(), "start"),
-                    Ruling::Deny(refusal) => (format!("kiln: the machine refuses the job: {refusal}"), "emit"),
-                };
-                screen.say(&said);
-                screen.begin(next);
+                screen.say(&match &decision.verdict {
+                    Ruling::Allow => "kiln: the machine admits the job".to_owned(),
+                    Ruling::Deny(refusal) => format!("kiln: the machine refuses the job: {refusal}"),
+                });
             }
             Report::StepBegun(step) => screen.begin(&format!("step {step}")),
             Report::StepWrote(step, frame) => {
@@ -70,10 +85,14 @@ impl Story {
                 for line in std::mem::take(&mut self.log).finish() {
                     screen.say(&format!("{step}| {line}"));
                 }
-                screen.begin("emit");
             }
             Report::JobTaken | Report::InputTaken { .. } => {}
-            Report::FileTaken { path, .. } => screen.line(path),
+            Report::FileTaken { path, .. } => {
+                if !std::mem::replace(&mut self.emitting, true) {
+                    screen.begin("emit");
+                }
+                screen.line(path);
+            }
         }
     }
 }
