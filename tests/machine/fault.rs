@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::fixture::{Hello, Ran, finish, processes_with, scratch, start, tool, toolchain};
+use crate::fixture::{Hello, Ran, finish, processes_with, scratch, tool, toolchain};
 
 /// How long a machine may take to get somewhere, emulated and beside other tests.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -187,11 +187,11 @@ fn a_failing_step_leaves_evidence_and_no_artifact() {
 #[test]
 fn a_step_past_its_limit_of_memory_time_or_processes() {
     let limits = [
-        ("cc", "python", "memory_bytes = 67108864, wall_ms = 120000", "a=x; while :; do a=$a$a; done", "memory"),
-        ("cc", "sleep", "wall_ms = 2000", "sleep 60", "wall"),
-        ("cc", "fork", "pids = 16, wall_ms = 60000", "f() { f | f & }; f; sleep 2; exit 1", "pids"),
+        ("memory_bytes = 67108864, wall_ms = 120000", "a=x; while :; do a=$a$a; done", "memory"),
+        ("wall_ms = 2000", "sleep 60", "wall"),
+        ("pids = 16, wall_ms = 60000", "f() { f | f & }; f; sleep 2; exit 1", "pids"),
     ];
-    for (_, what, limit, script, expected) in limits {
+    for (limit, script, expected) in limits {
         let hello = Hello::new()
             .with(
                 "argv = [\"cc\", \"-O1\", \"-o\", \"hello\", \"/inputs/hello.c\"]",
@@ -208,7 +208,7 @@ fn a_step_past_its_limit_of_memory_time_or_processes() {
         let payload = decode(envelope["payload"].as_str().unwrap());
         let record: serde_json::Value = serde_json::from_slice(&payload).unwrap();
         let exit = &record["predicate"]["exit"];
-        assert_eq!(exit["limit"], expected, "{what}: {exit}\n{}", ran.stderr);
+        assert_eq!(exit["limit"], expected, "{exit}\n{}", ran.stderr);
     }
 }
 
@@ -230,5 +230,4 @@ fn a_host_without_the_tools_is_told_what_to_install() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(20), "{}", String::from_utf8_lossy(&output.stderr));
-    let _ = start(["--version"]).wait();
 }
