@@ -36,6 +36,8 @@ pub enum Layer {
     Descriptors,
     /// Session, signals, keyring, umask, personality.
     Process,
+    /// What the step executes and is denied is heard while it runs.
+    Trace,
 }
 
 impl fmt::Display for Layer {
@@ -54,6 +56,7 @@ impl fmt::Display for Layer {
             Self::ProcessLimits => "process_limits",
             Self::Descriptors => "descriptors",
             Self::Process => "process",
+            Self::Trace => "trace",
         })
     }
 }

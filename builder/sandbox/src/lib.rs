@@ -3,7 +3,7 @@
 //! In reading order: a [`Policy`] says what a step may be; a [`Launcher`], forked while the process was single-threaded, starts it
 //! (`view` plans its mount table, `stage` builds it and takes every privilege off, `filter` is its system call filter, `cgroup`
 //! its limits); `readback` compares the kernel's word with the policy before the first instruction, which gives [`Enforced`]; a
-//! [`Step`] is waited for and ends in an [`Outcome`]; [`collect`] then takes the outputs out of what it left; [`verity`] opens
+//! [`Step`] is waited for and ends in an [`Outcome`], with a [`Trace`] of what it executed and was denied; [`collect`] then takes the outputs out of what it left; [`verity`] opens
 //! the images that steps run on.
 //!
 //! Every layer is required. A caller on another machine than ours may give up [`Requirements`] by name, which the record says.
@@ -22,6 +22,7 @@ mod readback;
 mod running;
 mod stage;
 mod sys;
+mod trace;
 mod tree;
 pub mod verity;
 mod view;
@@ -37,5 +38,6 @@ pub use policy::{
 };
 pub use readback::Error as ReadBackError;
 pub use running::{Error as WaitError, Killer, Step};
+pub use trace::{Denial, Execution, Trace};
 pub use tree::DetachedTree;
 pub use view::Error as ViewError;

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::enforced::Enforced;
+use crate::trace::Trace;
 
 /// How a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,4 +75,6 @@ pub struct Outcome {
     pub usage: Usage,
     /// How it was confined.
     pub enforced: Enforced,
+    /// What it did; `None` only if given up.
+    pub trace: Option<Trace>,
 }

@@ -101,7 +101,7 @@ impl Step {
         let heard = heard?;
         let usage = self.cgroup.usage(self.started.elapsed().as_millis() as u64)?;
         let exit = judge(&heard, self.killed.load(Ordering::SeqCst), &usage).ok_or(Error::Lost)?;
-        Ok(Outcome { exit, usage, enforced: self.enforced.clone() })
+        Ok(Outcome { exit, usage, enforced: self.enforced.clone(), trace: None })
     }
 
     /// Takes in reports until the sandbox init is gone or the time is over.
