@@ -59,7 +59,7 @@ impl Hierarchy {
     /// Makes the parent below the root of the cgroup2 mount, with controllers if `limits`.
     pub(crate) fn prepare(limits: bool) -> Result<Self, Error> {
         let mount = mount_point()?;
-        let path = format!("/kiln-{}", std::process::id());
+        let path = parent_of(std::process::id());
         let directory = mount.join(path.trim_start_matches('/'));
         make(&directory)?;
         let hierarchy = Self { directory, path, limits, next: AtomicU64::new(0) };
@@ -82,13 +82,7 @@ impl Hierarchy {
         let name = format!("step-{}", self.next.fetch_add(1, Ordering::Relaxed));
         let directory = self.directory.join(&name);
         make(&directory)?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = open(&directory, flags, Mode::empty()).map_err(|source| Error::File {
-            operation: "open",
-            file: directory.display().to_string(),
-            source: source.into(),
-        })?;
-        let cgroup = Cgroup { fd, directory, path: format!("{}/{name}", self.path) };
+        let cgroup = Cgroup { fd: open_directory(&directory)?, directory, path: format!("{}/{name}", self.path) };
         cgroup.set("cgroup.max.descendants", "0")?;
         if self.limits {
             cgroup.limit(limits)?;
@@ -228,6 +222,42 @@ impl Drop for Cgroup {
         let _ = self.kill_and_wait();
         let _ = fs::remove_dir(&self.directory);
     }
+}
+
+/// Kills and removes what is left of the steps of a caller that was killed itself, by its process id.
+///
+/// The caller of this function knows by other means, a lock for example, that no such process starts steps any more.
+///
+/// # Errors
+/// If something survives, or the kernel refuses to remove it.
+pub fn remove_abandoned(pid: u32) -> Result<(), Error> {
+    let path = parent_of(pid);
+    let parent = mount_point()?.join(path.trim_start_matches('/'));
+    let entries = match fs::read_dir(&parent) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|source| file_error("list", &parent, source))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(|source| file_error("list", &parent, source))?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = format!("{path}/{}", entry.file_name().to_string_lossy());
+        let cgroup = Cgroup { fd: open_directory(&entry.path())?, directory: entry.path(), path };
+        cgroup.kill_and_wait()?;
+        fs::remove_dir(entry.path()).map_err(|source| file_error("remove", &entry.path(), source))?;
+    }
+    fs::remove_dir(&parent).map_err(|source| file_error("remove", &parent, source))
+}
+
+/// The cgroup of all steps of the caller with this process id.
+fn parent_of(pid: u32) -> String {
+    format!("/kiln-{pid}")
+}
+
+fn open_directory(directory: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(directory, flags, Mode::empty()).map_err(|source| file_error("open", directory, source.into()))
 }
 
 /// Where cgroup2 is mounted, from `/proc/self/mountinfo`.

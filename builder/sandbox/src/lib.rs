@@ -27,7 +27,7 @@ mod tree;
 pub mod verity;
 mod view;
 
-pub use cgroup::Error as CgroupError;
+pub use cgroup::{Error as CgroupError, remove_abandoned};
 pub use enforced::{CgroupFacts, Confirmed, Enforced, Landlock, MountFact, ProcessFacts};
 pub use launcher::{Error as SpawnError, Launcher};
 pub use layer::{Layer, Requirements};

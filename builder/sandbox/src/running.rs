@@ -38,6 +38,7 @@ pub struct Step {
     started: Instant,
     wall: Duration,
     enforced: Enforced,
+    pid: i32,
 }
 
 /// Kills a step from any thread.
@@ -67,7 +68,14 @@ struct Heard {
 }
 
 impl Step {
-    pub(crate) fn new(control: Channel, init: OwnedFd, cgroup: Cgroup, wall_ms: u64, enforced: Enforced) -> Self {
+    pub(crate) fn new(
+        control: Channel,
+        init: OwnedFd,
+        cgroup: Cgroup,
+        wall_ms: u64,
+        enforced: Enforced,
+        pid: i32,
+    ) -> Self {
         Self {
             control,
             init,
@@ -76,7 +84,14 @@ impl Step {
             started: Instant::now(),
             wall: Duration::from_millis(wall_ms),
             enforced,
+            pid,
         }
+    }
+
+    /// Process id of its main process in the caller's pid namespace; another's once the step has been waited for.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// How the step is confined, as the kernel confirmed.

@@ -132,9 +132,9 @@ impl Launcher {
         let (init, pidfd) = self.order(&order, &descriptors)?;
         // From here on only the step and its init hold the other ends.
         drop((far, stdout, stderr, root, trees));
-        let enforced = self.prepare(&control, init, policy, &order, &cgroup)?;
+        let (pid, enforced) = self.prepare(&control, init, policy, &order, &cgroup)?;
         control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
-        Ok(Step::new(control, pidfd, cgroup, policy.limits.wall_ms, enforced))
+        Ok(Step::new(control, pidfd, cgroup, policy.limits.wall_ms, enforced, pid))
     }
 
     fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(i32, OwnedFd), Error> {
@@ -155,7 +155,7 @@ impl Launcher {
         }
     }
 
-    /// Leads the step to the point before execve and checks it there.
+    /// Leads the step to the point before execve and checks it there. Returns its process id as well.
     fn prepare(
         &self,
         control: &Channel,
@@ -163,7 +163,7 @@ impl Launcher {
         policy: &Policy,
         order: &Order,
         cgroup: &Cgroup,
-    ) -> Result<crate::Enforced, Error> {
+    ) -> Result<(i32, crate::Enforced), Error> {
         let deadline = Instant::now() + SETUP_TIMEOUT;
         let (mut step, mut retired, mut confirmed) = (None, false, None);
         let (step, confirmed) = loop {
@@ -190,7 +190,7 @@ impl Launcher {
         };
         let places = &order.places;
         let ordered = Ordered { policy, places, requirements: &self.requirements, filter, cgroup };
-        Ok(readback::check(step, init, confirmed, &ordered)?)
+        Ok((step, readback::check(step, init, confirmed, &ordered)?))
     }
 }
 

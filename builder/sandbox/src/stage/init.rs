@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::SigSet;
 use rustix::fs::{FileType, Mode, OFlags, fchown, fstat, open};
 use rustix::io::Errno;
 use rustix::process::{
@@ -66,6 +67,8 @@ fn reap_until(step: i32) -> Staged<Report> {
 fn prepare(handed: &Handed<'_>) -> Staged<OwnedFd> {
     bind_to_launcher()?;
     sys::reset_signals();
+    // A caller that waits for signals has them blocked, and a mask outlives fork and execve.
+    SigSet::empty().thread_set_mask().at(Layer::Process, "sigprocmask")?;
     set_thread_groups(&[]).at(Layer::Identity, "setgroups")?;
     let proc = attach::proc(false).at(Layer::View, "procfs for the set-up")?;
     attach::enter(handed)?;
