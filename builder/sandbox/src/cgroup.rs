@@ -199,7 +199,18 @@ impl Cgroup {
             pids_peak: number("pids.peak")?,
             oom_kills: event("memory.events", "oom_kill")?,
             pids_refused: event("pids.events", "max")?,
+            io_read_bytes: self.io("rbytes")?,
+            io_written_bytes: self.io("wbytes")?,
         })
+    }
+
+    /// One account of `io.stat`, over all devices; `None`: nobody counts.
+    fn io(&self, name: &str) -> Result<Option<u64>, Error> {
+        let path = self.directory.join("io.stat");
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(io_sum(&read_file(&path)?, name)))
     }
 
     /// A file of `name number` lines.
@@ -272,6 +283,15 @@ fn mount_point() -> Result<PathBuf, Error> {
         .ok_or(Error::NotMounted)
 }
 
+/// Adds up one account of `io.stat`: lines of `major:minor name=number ...`.
+fn io_sum(text: &str, name: &str) -> u64 {
+    let words = text.lines().flat_map(str::split_whitespace).filter_map(|word| word.split_once('='));
+    words
+        .filter(|(key, _)| *key == name)
+        .filter_map(|(_, value)| value.parse::<u64>().ok())
+        .fold(0, u64::saturating_add)
+}
+
 fn make(directory: &Path) -> Result<(), Error> {
     match fs::create_dir(directory) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(file_error("make", directory, error)),
@@ -306,4 +326,17 @@ fn write_at(directory: &OwnedFd, file: &str, value: &str) -> Result<(), Error> {
 
 fn file_error(operation: &'static str, path: &Path, source: io::Error) -> Error {
     Error::File { operation, file: path.display().to_string(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn io_is_added_up_over_devices() {
+        let text = "8:16 rbytes=1459200 wbytes=314773504 rios=192 wios=353 dbytes=0 dios=50331648\n\
+            8:0 rbytes=90430464 wbytes=299008000 rios=8950 wios=1252 dbytes=50331648 dios=3021\n7:0 \n";
+        assert_eq!((io_sum(text, "rbytes"), io_sum(text, "wbytes")), (91_889_664, 613_781_504));
+        assert_eq!(io_sum("", "rbytes"), 0);
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// One layer of confinement. Errors, evidence and tests name it by these words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -61,6 +62,21 @@ impl fmt::Display for Layer {
     }
 }
 
+/// Why a layer cannot be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Without it there would be no sandbox to speak of.
+    #[error("layer {layer} cannot be given up")]
+    Essential {
+        /// Which.
+        layer: Layer,
+    },
+}
+
+/// Layers that everything else rests on.
+const ESSENTIAL: [Layer; 4] = [Layer::Namespaces, Layer::View, Layer::Identity, Layer::Process];
+
 /// What a caller insists on. The default is everything; what is given up by name is recorded in [`crate::Enforced`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Requirements {
@@ -76,19 +92,17 @@ impl Requirements {
         Self::default()
     }
 
-    /// Every layer but [`Layer::Limits`], for a stand-alone caller on a machine whose cgroup v2 has no controllers. The step
-    /// still has a cgroup of its own, by which it is killed.
-    #[must_use]
-    pub fn without_limits() -> Self {
-        Self { given_up: BTreeSet::from([Layer::Limits]), ..Self::default() }
-    }
-
-    /// Gives up one more layer, to see that a test notices.
-    #[cfg(feature = "mutation")]
-    #[must_use]
-    pub fn without(mut self, layer: Layer) -> Self {
+    /// Gives up one more layer by name: for a stand-alone caller on a kernel that lacks it, never for a machine that vouches.
+    /// Without [`Layer::Limits`] a step still has a cgroup of its own, by which it is killed.
+    ///
+    /// # Errors
+    /// [`Error::Essential`] for the layers that everything else rests on.
+    pub fn without(mut self, layer: Layer) -> Result<Self, Error> {
+        if ESSENTIAL.contains(&layer) {
+            return Err(Error::Essential { layer });
+        }
         self.given_up.insert(layer);
-        self
+        Ok(self)
     }
 
     /// Leaves `layer` out while still insisting on it, to see that the read-back notices.
@@ -114,5 +128,20 @@ impl Requirements {
     #[must_use]
     pub fn given_up(&self) -> &BTreeSet<Layer> {
         &self.given_up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_everything_rests_on_cannot_be_given_up() {
+        for layer in ESSENTIAL {
+            assert_eq!(Requirements::all().without(layer), Err(Error::Essential { layer }));
+        }
+        let less = Requirements::all().without(Layer::Limits).expect("not essential");
+        assert!(!less.require(Layer::Limits) && less.require(Layer::Landlock));
+        assert_eq!(less.given_up().iter().collect::<Vec<_>>(), [&Layer::Limits]);
     }
 }

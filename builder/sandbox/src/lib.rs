@@ -30,11 +30,11 @@ mod view;
 pub use cgroup::{Error as CgroupError, remove_abandoned};
 pub use enforced::{CgroupFacts, Confirmed, Enforced, Landlock, MountFact, ProcessFacts};
 pub use launcher::{Error as SpawnError, Launcher};
-pub use layer::{Layer, Requirements};
+pub use layer::{Error as LayerError, Layer, Requirements};
 pub use outcome::{Exit, Outcome, Usage};
 pub use policy::{
-    Access, Draft, Error as PolicyError, Limits, MEMORY_BYTES_MIN, MOUNTS_MAX, Mount, PATH_BYTES_MAX, Policy, Profile,
-    SLOTS, Source, TEXT_BYTES_MAX, Temporary, VIEW_ID,
+    Access, Draft, Error as PolicyError, GRACE_MS_MAX, Limits, MEMORY_BYTES_MIN, MOUNTS_MAX, Mount, PATH_BYTES_MAX,
+    Policy, Proc, Profile, SLOTS, Source, TEXT_BYTES_MAX, Temporary, VIEW_ID,
 };
 pub use readback::Error as ReadBackError;
 pub use running::{Error as WaitError, Killer, Step};

@@ -6,7 +6,7 @@ use crate::enforced::Enforced;
 use crate::trace::Trace;
 
 /// How a step ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "how", deny_unknown_fields)]
 pub enum Exit {
     /// The main process exited.
@@ -14,13 +14,16 @@ pub enum Exit {
         /// Its exit status, 0 to 255.
         code: i32,
     },
-    /// A signal ended the main process. SIGXFSZ (25) is the file size limit.
+    /// A signal ended the main process.
     Signal {
         /// Its number.
         signal: i32,
     },
-    /// The time limit was reached and the step killed.
-    Timeout,
+    /// The time limit was reached.
+    Timeout {
+        /// Whether the main process ended by itself when it was asked to; else it was killed.
+        in_grace: bool,
+    },
     /// The memory limit was reached and the kernel killed the step.
     OutOfMemory,
     /// The step failed, and the kernel had refused it a process because of the limit.
@@ -28,6 +31,15 @@ pub enum Exit {
         /// Exit status of the main process, if it exited.
         code: Option<i32>,
     },
+    /// The step failed, and a file system of its view was full when it ended: no block or no file left.
+    DiskLimit {
+        /// Where in its view.
+        target: String,
+        /// Exit status of the main process, if it exited.
+        code: Option<i32>,
+    },
+    /// The main process wrote beyond the size limit of one file and was killed for it (SIGXFSZ).
+    FileLimit,
     /// The system call filter killed the main process (SIGSYS): a foreign system call interface.
     PolicyViolation,
     /// The program could not be executed.
@@ -42,8 +54,8 @@ pub enum Exit {
 impl Exit {
     /// Whether the step did what it was asked to.
     #[must_use]
-    pub fn is_success(self) -> bool {
-        self == Self::Code { code: 0 }
+    pub fn is_success(&self) -> bool {
+        *self == Self::Code { code: 0 }
     }
 }
 
@@ -63,6 +75,10 @@ pub struct Usage {
     pub oom_kills: u64,
     /// How often the kernel refused a process.
     pub pids_refused: u64,
+    /// Bytes read from block devices; `None`: limits were given up and the kernel does not count.
+    pub io_read_bytes: Option<u64>,
+    /// Bytes written to block devices, likewise.
+    pub io_written_bytes: Option<u64>,
 }
 
 /// All there is to say about a step that ran.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::tree::DetachedTree;
@@ -20,6 +20,8 @@ pub const MOUNTS_MAX: usize = 64;
 pub const PATH_BYTES_MAX: usize = 2048;
 /// Smallest memory limit: below this, even the set-up of the step does not fit.
 pub const MEMORY_BYTES_MIN: u64 = 8 << 20;
+/// Longest grace in milliseconds: a step that is over must not hold the machine.
+pub const GRACE_MS_MAX: u64 = 10 * 60_000;
 /// Slots for steps that run at the same time.
 pub const SLOTS: u16 = 1024;
 /// First host user and group id of the steps. Source: the range that `useradd` never gives out by itself (subordinate ids).
@@ -73,7 +75,7 @@ pub struct Temporary {
 }
 
 /// Which way a step may talk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Profile {
     /// To its own processes over UNIX sockets.
@@ -81,6 +83,21 @@ pub enum Profile {
     Strict,
     /// Also to its own processes over TCP and UDP on 127.0.0.1 and ::1.
     Loopback,
+    /// As strict; and its processes may trace one another and read and write one another's memory, as debuggers and leak
+    /// checkers do. Needs a kernel whose Yama lets children be traced (`kernel.yama.ptrace_scope` 0 or 1, or no Yama).
+    Debug,
+}
+
+/// How much of `/proc` a step sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proc {
+    /// Its own processes.
+    #[default]
+    Minimal,
+    /// Also what tools ask about the machine: `cpuinfo`, `meminfo` and the like, to be read only. Different machines then give a
+    /// step different answers.
+    Masked,
 }
 
 /// What a step may use up.
@@ -92,8 +109,14 @@ pub struct Limits {
     pub pids: u32,
     /// Processor time in hundredths of one processor; `None`: no limit.
     pub cpu_percent: Option<u32>,
-    /// From its first instruction, in milliseconds; then it is killed.
+    /// From its first instruction, in milliseconds; then it is asked to end (SIGTERM to its main process) and, after
+    /// [`Limits::grace_ms`], killed.
     pub wall_ms: u64,
+    /// Between being asked to end and being killed, in milliseconds; 0: it is not asked.
+    pub grace_ms: u64,
+    /// What it may read from each block device of the machine, and what it may write to each, in bytes a second; `None`: no
+    /// limit.
+    pub io_bytes_per_second: Option<u64>,
     /// Size of one file.
     pub file_bytes: u64,
     /// Descriptors of one process.
@@ -101,13 +124,15 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 2 GiB, 512 processes, one hour, files of 1 GiB, 1024 descriptors.
+    /// 2 GiB, 512 processes, one hour and no grace, files of 1 GiB, 1024 descriptors.
     fn default() -> Self {
         Self {
             memory_bytes: 2 << 30,
             pids: 512,
             cpu_percent: None,
             wall_ms: 3_600_000,
+            grace_ms: 0,
+            io_bytes_per_second: None,
             file_bytes: 1 << 30,
             open_files: 1024,
         }
@@ -133,6 +158,8 @@ pub struct Draft {
     pub limits: Limits,
     /// Which way it may talk.
     pub profile: Profile,
+    /// How much of `/proc` it sees.
+    pub proc: Proc,
     /// Its host name.
     pub hostname: String,
     /// Which of the host's [`SLOTS`] it takes: no two steps at one time share one.
@@ -271,6 +298,8 @@ fn check_limits(limits: &Limits) -> Result<(), Error> {
     within("pids", limits.pids.into(), 2, 1 << 22)?;
     within("cpu_percent", limits.cpu_percent.unwrap_or(1).into(), 1, 100 * 4096)?;
     within("wall_ms", limits.wall_ms, 1, 7 * 24 * 3_600_000)?;
+    within("grace_ms", limits.grace_ms, 0, GRACE_MS_MAX)?;
+    within("io_bytes_per_second", limits.io_bytes_per_second.unwrap_or(1), 1, 1 << 46)?;
     within("file_bytes", limits.file_bytes, 0, 1 << 46)?;
     within("open_files", limits.open_files, 8, 1 << 20)
 }
@@ -293,6 +322,7 @@ mod tests {
             workdir: "/".into(),
             limits: Limits::default(),
             profile: Profile::Strict,
+            proc: Proc::Minimal,
             hostname: "localhost".into(),
             slot: 0,
         }

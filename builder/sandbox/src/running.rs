@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
 use thiserror::Error;
 
 use crate::cgroup::{self, Cgroup};
@@ -14,6 +15,7 @@ use crate::enforced::Enforced;
 use crate::launcher::channel::Channel;
 use crate::launcher::order::{REPORT_BYTES_MAX, Report};
 use crate::outcome::{Exit, Outcome, Usage};
+use crate::policy::Limits;
 
 /// Why there is no outcome. The step is dead all the same, unless the cgroup says that it has survivors.
 #[derive(Debug, Error)]
@@ -33,12 +35,28 @@ pub enum Error {
 pub struct Step {
     control: Channel,
     init: OwnedFd,
+    main: OwnedFd,
     cgroup: Arc<Cgroup>,
     killed: Arc<AtomicBool>,
     started: Instant,
-    wall: Duration,
+    limits: Limits,
     enforced: Enforced,
     pid: i32,
+}
+
+/// What a step is when it has just been let go.
+pub(crate) struct Started {
+    /// The socket of the sandbox init and, until execve, of the step.
+    pub(crate) control: Channel,
+    /// The sandbox init, as a pidfd.
+    pub(crate) init: OwnedFd,
+    /// The step's main process, as a pidfd.
+    pub(crate) main: OwnedFd,
+    pub(crate) cgroup: Cgroup,
+    pub(crate) limits: Limits,
+    pub(crate) enforced: Enforced,
+    /// The main process's id.
+    pub(crate) pid: i32,
 }
 
 /// Kills a step from any thread.
@@ -68,21 +86,16 @@ struct Heard {
 }
 
 impl Step {
-    pub(crate) fn new(
-        control: Channel,
-        init: OwnedFd,
-        cgroup: Cgroup,
-        wall_ms: u64,
-        enforced: Enforced,
-        pid: i32,
-    ) -> Self {
+    pub(crate) fn new(started: Started) -> Self {
+        let Started { control, init, main, cgroup, limits, enforced, pid } = started;
         Self {
             control,
             init,
+            main,
             cgroup: Arc::new(cgroup),
             killed: Arc::new(AtomicBool::new(false)),
             started: Instant::now(),
-            wall: Duration::from_millis(wall_ms),
+            limits,
             enforced,
             pid,
         }
@@ -106,7 +119,8 @@ impl Step {
         Killer { cgroup: Arc::clone(&self.cgroup), killed: Arc::clone(&self.killed) }
     }
 
-    /// Waits until the step has ended or its time is over, kills what is left, and accounts for it. Blocks.
+    /// Waits until the step has ended or its time is over (then asks its main process to end, and waits for the grace), kills
+    /// what is left, and accounts for it. Blocks.
     ///
     /// # Errors
     /// [`Error::Lost`] if the step was killed by nobody who should; [`Error::Cgroup`] if it cannot be killed or accounted for.
@@ -123,14 +137,25 @@ impl Step {
     fn listen(&self) -> Result<Heard, Error> {
         let failed = |source: io::Error| Error::Wait { source };
         let mut heard = Heard::default();
+        let wall = Duration::from_millis(self.limits.wall_ms);
+        let grace = Duration::from_millis(self.limits.grace_ms);
         loop {
-            let left = self.wall.saturating_sub(self.started.elapsed());
+            let over = if heard.timeout { wall.saturating_add(grace) } else { wall };
+            let left = over.saturating_sub(self.started.elapsed());
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             let mut polled = [PollFd::new(&self.control, PollFlags::IN), PollFd::new(&self.init, PollFlags::IN)];
             match poll(&mut polled, Some(&timeout)) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(failed(error.into())),
-                Ok(0) => return Ok(Heard { timeout: true, ..heard }),
+                Ok(0) if heard.timeout || grace.is_zero() => return Ok(Heard { timeout: true, ..heard }),
+                Ok(0) => {
+                    heard.timeout = true;
+                    match pidfd_send_signal(&self.main, Signal::TERM) {
+                        // Gone: its init is about to say so.
+                        Ok(()) | Err(rustix::io::Errno::SRCH) => continue,
+                        Err(error) => return Err(failed(error.into())),
+                    }
+                }
                 Ok(_) => {}
             }
             let [control, init] = &polled;
@@ -161,7 +186,7 @@ impl Drop for Step {
 /// Names the end. `None`: no cause that we know of.
 fn judge(heard: &Heard, killed: bool, usage: &Usage) -> Option<Exit> {
     if heard.timeout {
-        return Some(Exit::Timeout);
+        return Some(Exit::Timeout { in_grace: heard.status.is_some() });
     }
     if killed {
         return Some(Exit::Killed);
@@ -177,6 +202,7 @@ fn judge(heard: &Heard, killed: bool, usage: &Usage) -> Option<Exit> {
         _ if usage.pids_refused > 0 => Exit::PidLimit { code },
         Some(code) => Exit::Code { code },
         None if signal == libc::SIGSYS => Exit::PolicyViolation,
+        None if signal == libc::SIGXFSZ => Exit::FileLimit,
         None => Exit::Signal { signal },
     })
 }
@@ -186,7 +212,16 @@ mod tests {
     use super::*;
 
     fn usage(oom_kills: u64, pids_refused: u64) -> Usage {
-        Usage { wall_ms: 0, cpu_us: 0, memory_peak_bytes: None, pids_peak: None, oom_kills, pids_refused }
+        Usage {
+            wall_ms: 0,
+            cpu_us: 0,
+            memory_peak_bytes: None,
+            pids_peak: None,
+            oom_kills,
+            pids_refused,
+            io_read_bytes: None,
+            io_written_bytes: None,
+        }
     }
 
     fn ended(status: i32) -> Heard {
@@ -205,8 +240,11 @@ mod tests {
         assert_eq!(judge(&Heard::default(), false, &usage(1, 0)), Some(Exit::OutOfMemory));
         assert_eq!(judge(&Heard::default(), true, &usage(0, 0)), Some(Exit::Killed));
         assert_eq!(judge(&Heard::default(), false, &usage(0, 0)), None);
+        assert_eq!(judge(&ended(25), false, &usage(0, 0)), Some(Exit::FileLimit));
         let late = Heard { timeout: true, ..ended(0) };
-        assert_eq!(judge(&late, false, &usage(0, 0)), Some(Exit::Timeout));
+        assert_eq!(judge(&late, false, &usage(0, 0)), Some(Exit::Timeout { in_grace: true }));
+        let late = Heard { timeout: true, ..Heard::default() };
+        assert_eq!(judge(&late, true, &usage(1, 0)), Some(Exit::Timeout { in_grace: false }));
         let missing = Heard { not_executed: Some(2), ..ended(1 << 8) };
         assert_eq!(judge(&missing, false, &usage(0, 0)), Some(Exit::NotExecutable { errno: 2 }));
     }

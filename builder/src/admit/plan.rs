@@ -8,7 +8,7 @@ use std::path::Path;
 use kiln_formats::job::{Access, INPUTS, Step, WORKSPACES};
 use kiln_formats::names::Name;
 use kiln_sandbox::{
-    self as sandbox, DetachedTree, Draft, Limits, Mount, Policy, PolicyError, Profile, Source, Temporary,
+    self as sandbox, DetachedTree, Draft, Limits, Mount, Policy, PolicyError, Proc, Profile, Source, Temporary,
 };
 
 /// A step's private directory.
@@ -77,10 +77,13 @@ pub(crate) fn policy(step: &Step, parts: &Parts, inputs: &Path) -> Result<Policy
             pids: step.limits.pids.saturating_add(1),
             cpu_percent: None,
             wall_ms: step.limits.wall_ms,
+            grace_ms: 0,
+            io_bytes_per_second: None,
             file_bytes,
             open_files: OPEN_FILES_MAX,
         },
         profile: Profile::Strict,
+        proc: Proc::Minimal,
         hostname: "localhost".into(),
         // Steps run one after another.
         slot: 0,

@@ -96,7 +96,7 @@ fn sockets(rules: &mut Rules, profile: Profile) -> Result<(), BackendError> {
     let unix = libc::AF_UNIX as u64;
     deny(rules, libc::SYS_socketpair, &[not(0, unix)?])?;
     match profile {
-        Profile::Strict => deny(rules, libc::SYS_socket, &[not(0, unix)?]),
+        Profile::Strict | Profile::Debug => deny(rules, libc::SYS_socket, &[not(0, unix)?]),
         Profile::Loopback => {
             let (inet, inet6) = (libc::AF_INET as u64, libc::AF_INET6 as u64);
             deny(rules, libc::SYS_socket, &[not(0, unix)?, not(0, inet)?, not(0, inet6)?])?;

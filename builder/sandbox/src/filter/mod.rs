@@ -46,11 +46,38 @@ impl Answer {
     }
 }
 
+/// The filters of all profiles.
+#[derive(Clone, Debug)]
+pub(crate) struct StepFilters {
+    strict: Filter,
+    loopback: Filter,
+    debug: Filter,
+}
+
+impl StepFilters {
+    /// Compiles all of them.
+    pub(crate) fn compile() -> Result<Self, BackendError> {
+        let [strict, loopback, debug] = [Profile::Strict, Profile::Loopback, Profile::Debug].map(Filter::compile);
+        Ok(Self { strict: strict?, loopback: loopback?, debug: debug? })
+    }
+
+    /// The filter of a profile.
+    pub(crate) fn of(&self, profile: Profile) -> &Filter {
+        match profile {
+            Profile::Strict => &self.strict,
+            Profile::Loopback => &self.loopback,
+            Profile::Debug => &self.debug,
+        }
+    }
+}
+
 impl Filter {
     /// Compiles the filter of a step.
     pub(crate) fn compile(profile: Profile) -> Result<Self, BackendError> {
         let mut answers: Vec<(u32, Answer)> = Vec::new();
+        let debugging = if profile == Profile::Debug { Answer::Allow } else { Answer::Errno(libc::EPERM as u16) };
         answers.extend(numbers::ALLOWED.iter().map(|nr| (*nr as u32, Answer::Allow)));
+        answers.extend(numbers::DEBUGGING.iter().map(|nr| (*nr as u32, debugging)));
         answers.extend(numbers::DANGEROUS.iter().map(|nr| (*nr as u32, Answer::Errno(libc::EPERM as u16))));
         answers.extend(numbers::ATTRIBUTES.iter().map(|nr| (*nr as u32, Answer::Errno(libc::ENOTSUP as u16))));
         let tree = allowlist(&answers, Answer::Errno(libc::ENOSYS as u16));

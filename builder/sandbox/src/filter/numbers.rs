@@ -77,7 +77,7 @@ pub(super) const DANGEROUS: &[c_long] = &[
     // Namespaces.
     SYS_unshare, SYS_setns, SYS_LISTNS,
     // Other processes.
-    SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev, SYS_process_madvise, SYS_process_mrelease, SYS_pidfd_getfd,
+    SYS_process_madvise, SYS_process_mrelease, SYS_pidfd_getfd,
     SYS_kcmp, SYS_move_pages, SYS_migrate_pages, SYS_mbind, SYS_set_mempolicy, SYS_get_mempolicy, SYS_set_mempolicy_home_node,
     // The kernel.
     SYS_bpf, SYS_perf_event_open, SYS_userfaultfd, SYS_keyctl, SYS_add_key, SYS_request_key, SYS_init_module, SYS_finit_module,
@@ -86,6 +86,9 @@ pub(super) const DANGEROUS: &[c_long] = &[
     // The machine's names and clocks.
     SYS_sethostname, SYS_setdomainname, SYS_settimeofday, SYS_clock_settime, SYS_adjtimex, SYS_clock_adjtime,
 ];
+
+/// What debuggers and leak checkers need: allowed in the debug profile, refused aloud (EPERM) in every other.
+pub(super) const DEBUGGING: &[c_long] = &[SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev];
 
 /// Extended attributes and ACLs cannot be written: not supported (ENOTSUP), which every copying tool understands.
 #[rustfmt::skip]

@@ -28,7 +28,7 @@ fn every_number_gets_the_answer_of_the_lists() {
     for nr in 0..1024_u32 {
         let expected = if numbers::ALLOWED.contains(&i64::from(nr)) {
             Answer::Allow
-        } else if numbers::DANGEROUS.contains(&i64::from(nr)) {
+        } else if [numbers::DANGEROUS, numbers::DEBUGGING].concat().contains(&i64::from(nr)) {
             Answer::Errno(1)
         } else if numbers::ATTRIBUTES.contains(&i64::from(nr)) {
             Answer::Errno(95)
@@ -42,8 +42,21 @@ fn every_number_gets_the_answer_of_the_lists() {
 }
 
 #[test]
+fn debugging_is_allowed_in_its_profile_and_nothing_else_changes() {
+    let of = |profile| Filter::compile(profile).expect("compiles").programs;
+    let (strict, debug) = (of(Profile::Strict), of(Profile::Debug));
+    for nr in 0..1024_u32 {
+        let answers = [&strict, &debug].map(|programs| run(&programs[0], AUDIT_ARCH_X86_64, nr));
+        let debugging = numbers::DEBUGGING.contains(&i64::from(nr));
+        assert_eq!(answers[0] != answers[1], debugging, "number {nr}");
+        assert!(!debugging || answers[1] == Answer::Allow.value(), "number {nr}");
+    }
+    assert_eq!(strict[1].len(), debug[1].len());
+}
+
+#[test]
 fn no_number_is_in_two_lists() {
-    let all: Vec<i64> = [numbers::ALLOWED, numbers::DANGEROUS, numbers::ATTRIBUTES].concat();
+    let all: Vec<i64> = [numbers::ALLOWED, numbers::DEBUGGING, numbers::DANGEROUS, numbers::ATTRIBUTES].concat();
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
 }
 

@@ -11,15 +11,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::WaitOptions;
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open};
 use thiserror::Error;
 
 use crate::cgroup::{self, Cgroup, Hierarchy};
-use crate::filter::Filter;
+use crate::enforced::Enforced;
+use crate::filter::{Filter, StepFilters};
 use crate::layer::{Layer, Requirements};
-use crate::policy::{Policy, Profile, VIEW_ID};
+use crate::policy::{Policy, VIEW_ID};
 use crate::readback::{self, Ordered};
-use crate::running::Step;
+use crate::running::{Started, Step};
 use crate::sys::{self, Forked, SingleThread};
 use crate::{tree, view};
 
@@ -76,8 +77,7 @@ pub struct Launcher {
     pid: i32,
     hierarchy: Hierarchy,
     requirements: Requirements,
-    strict: Filter,
-    loopback: Filter,
+    filters: StepFilters,
 }
 
 impl Launcher {
@@ -96,16 +96,13 @@ impl Launcher {
     pub fn start_with(requirements: Requirements) -> Result<Self, Error> {
         let start = |source| Error::Start { source };
         let alone = SingleThread::prove().map_err(start)?.map_err(|count| Error::Threads { count })?;
-        let compile = |profile| Filter::compile(profile).map_err(|source| Error::Filter { source });
-        let (strict, loopback) = (compile(Profile::Strict)?, compile(Profile::Loopback)?);
+        let filters = StepFilters::compile().map_err(|source| Error::Filter { source })?;
         let hierarchy = Hierarchy::prepare(requirements.require(Layer::Limits))?;
         let (ours, theirs) = Channel::pair().map_err(start)?;
         match sys::fork(&alone).map_err(start)? {
             // Leaves by _exit, so nothing of the caller's is dropped there.
-            Forked::Child => zygote::run(&theirs, ours, &Filters { strict, loopback, init: Filter::of_init() }, &alone),
-            Forked::Parent(pid) => {
-                Ok(Self { channel: Mutex::new(ours), pid, hierarchy, requirements, strict, loopback })
-            }
+            Forked::Child => zygote::run(&theirs, ours, &Filters { steps: filters, init: Filter::of_init() }, &alone),
+            Forked::Parent(pid) => Ok(Self { channel: Mutex::new(ours), pid, hierarchy, requirements, filters }),
         }
     }
 
@@ -132,9 +129,9 @@ impl Launcher {
         let (init, pidfd) = self.order(&order, &descriptors)?;
         // From here on only the step and its init hold the other ends.
         drop((far, stdout, stderr, root, trees));
-        let (pid, enforced) = self.prepare(&control, init, policy, &order, &cgroup)?;
+        let (enforced, pid, main) = self.prepare(&control, init, policy, &order, &cgroup)?;
         control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
-        Ok(Step::new(control, pidfd, cgroup, policy.limits.wall_ms, enforced, pid))
+        Ok(Step::new(Started { control, init: pidfd, main, cgroup, limits: policy.limits, enforced, pid }))
     }
 
     fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(i32, OwnedFd), Error> {
@@ -155,7 +152,7 @@ impl Launcher {
         }
     }
 
-    /// Leads the step to the point before execve and checks it there. Returns its process id as well.
+    /// Leads the step to the point before execve and checks it there. Returns what was confirmed, and the main process.
     fn prepare(
         &self,
         control: &Channel,
@@ -163,7 +160,7 @@ impl Launcher {
         policy: &Policy,
         order: &Order,
         cgroup: &Cgroup,
-    ) -> Result<(i32, crate::Enforced), Error> {
+    ) -> Result<(Enforced, i32, OwnedFd), Error> {
         let deadline = Instant::now() + SETUP_TIMEOUT;
         let (mut step, mut retired, mut confirmed) = (None, false, None);
         let (step, confirmed) = loop {
@@ -184,13 +181,15 @@ impl Launcher {
                 break (step, confirmed);
             }
         };
-        let filter = match policy.profile {
-            Profile::Strict => &self.strict,
-            Profile::Loopback => &self.loopback,
-        };
+        let filter = self.filters.of(policy.profile);
         let places = &order.places;
         let ordered = Ordered { policy, places, requirements: &self.requirements, filter, cgroup };
-        Ok((step, readback::check(step, init, confirmed, &ordered)?))
+        let enforced = readback::check(step, init, confirmed, &ordered)?;
+        // The step waits for the caller, so its pid is still its own.
+        let main = Pid::from_raw(step).ok_or(Error::OutOfTurn)?;
+        let main = pidfd_open(main, PidfdFlags::empty())
+            .map_err(|source| Error::Channel { with: "step", source: source.into() })?;
+        Ok((enforced, step, main))
     }
 }
 
@@ -199,7 +198,7 @@ impl Drop for Launcher {
         let channel = self.channel.get_mut().unwrap_or_else(PoisonError::into_inner);
         // The launcher then ends by itself; if it is gone already, both calls fail and there is nothing to do.
         let _ = rustix::net::shutdown(channel.as_fd(), rustix::net::Shutdown::Both);
-        let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(self.pid), WaitOptions::empty());
+        let _ = rustix::process::waitpid(Pid::from_raw(self.pid), WaitOptions::empty());
     }
 }
 

@@ -14,7 +14,7 @@ use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_
 
 use super::channel::{Channel, Received};
 use super::order::{FIXED_DESCRIPTORS, Failed, ORDER_BYTES_MAX, Order, Reply};
-use crate::filter::Filter;
+use crate::filter::{Filter, StepFilters};
 use crate::layer::Layer;
 use crate::stage::{self, Descriptors, Handed};
 use crate::sys::{self, Cloned, Forked, SingleThread, attr, mount_setattr};
@@ -36,8 +36,7 @@ const OWNERS_MAX: usize = 64;
 /// Filters by profile, and the sandbox init's.
 #[derive(Debug)]
 pub(super) struct Filters {
-    pub(super) strict: Filter,
-    pub(super) loopback: Filter,
+    pub(super) steps: StepFilters,
     pub(super) init: Filter,
 }
 
@@ -174,7 +173,7 @@ fn start(
     }
     let owners = owners(settled, order.host_id, alone).map_err(|error| ("user namespace of the owner map", error))?;
     let handed = Handed {
-        filter: if order.loopback { &filters.loopback } else { &filters.strict },
+        filter: filters.steps.of(order.profile),
         init_filter: &filters.init,
         order,
         descriptors: Descriptors { control: Channel::from_fd(control), stdout, stderr, trees: descriptors.collect() },

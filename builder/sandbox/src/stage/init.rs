@@ -19,7 +19,7 @@ use crate::filter::Filter;
 use crate::launcher::channel::Channel;
 use crate::launcher::order::{Failed, Report};
 use crate::layer::Layer;
-use crate::policy::INIT_HOST_ID;
+use crate::policy::{INIT_HOST_ID, Profile};
 use crate::sys::{self, Forked};
 
 /// Runs the process that the launcher cloned, to its end.
@@ -78,7 +78,7 @@ fn prepare(handed: &Handed<'_>) -> Staged<OwnedFd> {
         // Scoped to the pid namespace; only its owner may, so before the user namespace. Source: mm/memfd.c.
         set(&proc, "sys/vm/memfd_noexec", "2").at(Layer::AnonymousExec, "vm.memfd_noexec")?;
     }
-    if handed.order.loopback {
+    if handed.order.profile == Profile::Loopback {
         sys::loopback_up().at(Layer::Namespaces, "loopback")?;
     }
     start_clocks_at_zero(&proc)?;

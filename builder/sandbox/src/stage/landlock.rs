@@ -19,6 +19,7 @@ use super::{At, Staged};
 use crate::enforced::Landlock;
 use crate::launcher::order::{Failed, Order};
 use crate::layer::Layer;
+use crate::policy::Profile;
 use crate::view::{Kind, TreeAccess};
 
 /// The pinned version.
@@ -37,7 +38,7 @@ pub(super) fn confine(order: &Order) -> Staged<Landlock> {
             open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(Layer::Landlock, &format!("open {path}"))?;
         beneath.push(PathBeneath::new(fd, rights));
     }
-    let enforced = build(order.loopback, beneath).map_err(|error| Failed {
+    let enforced = build(order.profile == Profile::Loopback, beneath).map_err(|error| Failed {
         layer: Layer::Landlock,
         operation: error.to_string(),
         errno: 0,
@@ -103,7 +104,7 @@ fn rules(order: &Order) -> Vec<(&str, BitFlags<AccessFs>)> {
 
 /// The ruleset in words: what its digest in the evidence is over.
 fn describe(order: &Order) -> String {
-    let net = if order.loopback { BitFlags::EMPTY } else { AccessNet::from_all(PINNED) };
+    let net = if order.profile == Profile::Loopback { BitFlags::EMPTY } else { AccessNet::from_all(PINNED) };
     let handled = AccessFs::from_all(PINNED).bits();
     let scoped = Scope::from_all(PINNED).bits();
     let mut text = format!("abi {PINNED_NUMBER}\nfs {handled:#x}\nnet {:#x}\nscope {scoped:#x}\n", net.bits());
@@ -135,7 +136,7 @@ mod tests {
             path: vec![],
             workdir: "/".into(),
             hostname: "h".into(),
-            loopback: false,
+            profile: Profile::Strict,
             host_id: 0,
             file_bytes: 0,
             open_files: 0,
@@ -144,7 +145,7 @@ mod tests {
         let never = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
         assert_eq!(rules(&order).len(), 5);
         assert!(rules(&order).iter().all(|(_, rights)| (*rights & never).is_empty()));
-        let loopback = Order { loopback: true, ..order.clone() };
+        let loopback = Order { profile: Profile::Loopback, ..order.clone() };
         assert_ne!(describe(&order), describe(&loopback));
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use kiln_sandbox::{
-    Access, Draft, Launcher, Layer, Limits, Mount, Outcome, Policy, Profile, Requirements, Source, Temporary,
+    Access, Draft, Launcher, Layer, Limits, Mount, Outcome, Policy, Proc, Profile, Requirements, Source, Temporary,
 };
 use tempfile::TempDir;
 
@@ -41,12 +41,12 @@ pub(crate) struct Bench {
 impl Bench {
     /// Starts every launcher. `limits`: also insist on cgroup controllers. `probe`: one compiled before.
     pub(crate) fn new(limits: bool, probe: Option<&Path>) -> Self {
-        let requirements = if limits { Requirements::all } else { Requirements::without_limits };
+        let without = |requirements: Requirements, layer| requirements.without(layer).expect("a layer to give up");
+        let requirements = || if limits { Requirements::all() } else { without(Requirements::all(), Layer::Limits) };
         let start = |requirements| Launcher::start_with(requirements).expect("a launcher (needs root and one thread)");
         let launcher = start(requirements());
-        let without =
-            |layers: &[Layer]| layers.iter().fold(requirements(), |requirements, layer| requirements.without(*layer));
-        let mutants = MUTANTS.iter().map(|mutant| (mutant.off, start(without(mutant.off)))).collect();
+        let mutant = |layers: &[Layer]| start(layers.iter().copied().fold(requirements(), without));
+        let mutants = MUTANTS.iter().map(|off| (off.off, mutant(off.off))).collect();
         let saboteurs = SABOTAGED.map(|layer| (layer, start(requirements().sabotage(layer)))).into();
         let image = tempfile::tempdir().expect("directory");
         for directory in ["proc", "dev", "tmp", "work", "inputs"] {
@@ -88,6 +88,7 @@ impl Bench {
             workdir: "/work/out".into(),
             limits: Limits { wall_ms: 20_000, ..Limits::default() },
             profile: Profile::Strict,
+            proc: Proc::Minimal,
             hostname: "localhost".into(),
             slot: 7,
         }

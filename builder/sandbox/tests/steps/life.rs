@@ -44,7 +44,7 @@ fn every_end_is_told_apart(bench: &Bench) {
     assert_eq!(bench.probe(&["exit", "42"]).outcome.exit, Exit::Code { code: 42 });
     assert_eq!(bench.probe(&["self_kill"]).outcome.exit, Exit::Signal { signal: 11 });
     let spun = quick(&["spin"]);
-    assert_eq!(spun.exit, Exit::Timeout);
+    assert_eq!(spun.exit, Exit::Timeout { in_grace: false });
     assert!((500..5000).contains(&spun.usage.wall_ms), "{:?}", spun.usage);
     assert!(spun.usage.cpu_us > 100_000, "{:?}", spun.usage);
     let missing = Draft { argv: vec!["/nothing".into()], ..bench.draft(&[]) };
