@@ -38,6 +38,6 @@ pub use policy::{
 };
 pub use readback::Error as ReadBackError;
 pub use running::{Error as WaitError, Killer, Step};
-pub use trace::{Denial, Execution, Trace};
+pub use trace::{Denial, Error as TraceError, Execution, Trace};
 pub use tree::DetachedTree;
 pub use view::Error as ViewError;

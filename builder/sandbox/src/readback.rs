@@ -9,9 +9,10 @@ use thiserror::Error;
 
 use crate::cgroup::{self, Cgroup};
 use crate::enforced::{Confirmed, Enforced, MountFact, ProcessFacts};
-use crate::filter::Filter;
+use crate::filter::{self, Filter};
 use crate::layer::{Layer, Requirements};
 use crate::policy::{INIT_HOST_ID, Policy};
+use crate::trace::Watch;
 use crate::view::{Attributes, Place};
 
 /// All namespaces of a process. Source: namespaces(7).
@@ -57,12 +58,13 @@ pub(crate) struct Ordered<'a> {
     pub(crate) requirements: &'a Requirements,
     pub(crate) filter: &'a Filter,
     pub(crate) cgroup: &'a Cgroup,
+    pub(crate) watch: Option<&'a mut Watch>,
 }
 
 /// Reads everything back and compares it.
 pub(crate) fn check(pid: i32, init: i32, confirmed: Confirmed, ordered: &Ordered<'_>) -> Result<Enforced, Error> {
-    let process = process(pid, ordered.policy.host_id(), ordered.filter.count(), ordered.requirements)?;
-    let init = self::process(init, INIT_HOST_ID, 1, &Requirements::all())?;
+    let process = process(pid, ordered.policy.host_id(), filter::PROGRAMS, ordered.requirements)?;
+    let init = self::process(init, INIT_HOST_ID, filter::PROGRAMS, &Requirements::all())?;
     let enforced = Enforced {
         given_up: ordered.requirements.given_up().clone(),
         namespaces: namespaces(pid)?,
@@ -75,6 +77,7 @@ pub(crate) fn check(pid: i32, init: i32, confirmed: Confirmed, ordered: &Ordered
         confirmed: confirm(confirmed, ordered)?,
         seccomp_sha256: hex::encode(ordered.filter.digest()),
     };
+    trace(ordered)?;
     Ok(enforced)
 }
 
@@ -246,6 +249,13 @@ fn cgroup(pid: i32, ordered: &Ordered<'_>) -> Result<crate::enforced::CgroupFact
         }
     }
     Ok(facts)
+}
+
+/// Whoever listens really hears.
+fn trace(ordered: &Ordered<'_>) -> Result<(), Error> {
+    let Some(watch) = &ordered.watch else { return Ok(()) };
+    let filtered = ordered.requirements.require(Layer::Seccomp);
+    expect(Layer::Trace, "listener of the system call filter", &watch.is_listening(), &filtered)
 }
 
 /// What only the step's own process could ask the kernel.

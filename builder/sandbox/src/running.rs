@@ -16,6 +16,7 @@ use crate::launcher::channel::Channel;
 use crate::launcher::order::{REPORT_BYTES_MAX, Report};
 use crate::outcome::{Exit, Outcome, Usage};
 use crate::policy::Limits;
+use crate::trace::{self, Watch};
 
 /// Why there is no outcome. The step is dead all the same, unless the cgroup says that it has survivors.
 #[derive(Debug, Error)]
@@ -24,6 +25,8 @@ use crate::policy::Limits;
 pub enum Error {
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
+    #[error("the trace of the step is not whole")]
+    Trace(#[from] trace::Error),
     #[error("cannot wait for the step")]
     Wait { source: io::Error },
     #[error("the sandbox init was killed from outside: neither a limit nor the caller did it")]
@@ -42,6 +45,7 @@ pub struct Step {
     limits: Limits,
     enforced: Enforced,
     pid: i32,
+    watch: Option<Watch>,
 }
 
 /// What a step is when it has just been let go.
@@ -57,6 +61,8 @@ pub(crate) struct Started {
     pub(crate) enforced: Enforced,
     /// The main process's id.
     pub(crate) pid: i32,
+    /// `None` if the trace was given up.
+    pub(crate) watch: Option<Watch>,
 }
 
 /// Kills a step from any thread.
@@ -87,7 +93,7 @@ struct Heard {
 
 impl Step {
     pub(crate) fn new(started: Started) -> Self {
-        let Started { control, init, main, cgroup, limits, enforced, pid } = started;
+        let Started { control, init, main, cgroup, limits, enforced, pid, watch } = started;
         Self {
             control,
             init,
@@ -98,6 +104,7 @@ impl Step {
             limits,
             enforced,
             pid,
+            watch,
         }
     }
 
@@ -123,18 +130,20 @@ impl Step {
     /// what is left, and accounts for it. Blocks.
     ///
     /// # Errors
-    /// [`Error::Lost`] if the step was killed by nobody who should; [`Error::Cgroup`] if it cannot be killed or accounted for.
-    pub fn wait(self) -> Result<Outcome, Error> {
+    /// [`Error::Lost`] if the step was killed by nobody who should; [`Error::Cgroup`] if it cannot be killed or accounted for;
+    /// [`Error::Trace`] if its trace is not whole.
+    pub fn wait(mut self) -> Result<Outcome, Error> {
         let heard = self.listen();
         self.cgroup.kill_and_wait()?;
         let heard = heard?;
         let usage = self.cgroup.usage(self.started.elapsed().as_millis() as u64)?;
         let exit = judge(&heard, self.killed.load(Ordering::SeqCst), &usage).ok_or(Error::Lost)?;
-        Ok(Outcome { exit, usage, enforced: self.enforced.clone(), trace: None })
+        let trace = self.watch.take().map(|watch| watch.finish(&usage)).transpose()?;
+        Ok(Outcome { exit, usage, enforced: self.enforced.clone(), trace })
     }
 
     /// Takes in reports until the sandbox init is gone or the time is over.
-    fn listen(&self) -> Result<Heard, Error> {
+    fn listen(&mut self) -> Result<Heard, Error> {
         let failed = |source: io::Error| Error::Wait { source };
         let mut heard = Heard::default();
         let wall = Duration::from_millis(self.limits.wall_ms);
@@ -142,25 +151,33 @@ impl Step {
         loop {
             let over = if heard.timeout { wall.saturating_add(grace) } else { wall };
             let left = over.saturating_sub(self.started.elapsed());
+            // Asked here and not of poll: a step that floods its watch must not outlive its time.
+            if left.is_zero() {
+                if heard.timeout || grace.is_zero() {
+                    return Ok(Heard { timeout: true, ..heard });
+                }
+                heard.timeout = true;
+                match pidfd_send_signal(&self.main, Signal::TERM) {
+                    // Gone: its init is about to say so.
+                    Ok(()) | Err(rustix::io::Errno::SRCH) => continue,
+                    Err(error) => return Err(failed(error.into())),
+                }
+            }
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            let mut polled = [PollFd::new(&self.control, PollFlags::IN), PollFd::new(&self.init, PollFlags::IN)];
+            let mut polled = vec![PollFd::new(&self.control, PollFlags::IN), PollFd::new(&self.init, PollFlags::IN)];
+            polled.extend(self.watch.iter().flat_map(Watch::polled));
             match poll(&mut polled, Some(&timeout)) {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(failed(error.into())),
-                Ok(0) if heard.timeout || grace.is_zero() => return Ok(Heard { timeout: true, ..heard }),
-                Ok(0) => {
-                    heard.timeout = true;
-                    match pidfd_send_signal(&self.main, Signal::TERM) {
-                        // Gone: its init is about to say so.
-                        Ok(()) | Err(rustix::io::Errno::SRCH) => continue,
-                        Err(error) => return Err(failed(error.into())),
-                    }
-                }
                 Ok(_) => {}
             }
-            let [control, init] = &polled;
+            let ready: Vec<PollFlags> = polled.iter().map(PollFd::revents).collect();
+            let [control, init, sources @ ..] = ready.as_slice() else { return Ok(heard) };
+            if let Some(watch) = &mut self.watch {
+                watch.hear(sources)?;
+            }
             // Whatever was said before the end is read first.
-            if control.revents().contains(PollFlags::IN) {
+            if control.contains(PollFlags::IN) {
                 match self.control.receive::<Report>(REPORT_BYTES_MAX).map_err(failed)? {
                     Some(received) => match received.message {
                         Report::Exited { status } => heard.status = Some(status),
@@ -169,7 +186,7 @@ impl Step {
                     },
                     None => return Ok(heard),
                 }
-            } else if !init.revents().is_empty() || !control.revents().is_empty() {
+            } else if !init.is_empty() || !control.is_empty() {
                 return Ok(heard);
             }
         }

@@ -220,6 +220,34 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     check(libc::c_long::from(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }))
 }
 
+/// `seccomp(2)`, `SECCOMP_SET_MODE_FILTER`. `listener`: returns its other end, which execve closes.
+pub(crate) fn install_filter(program: &[libc::sock_filter], listener: bool) -> io::Result<Option<OwnedFd>> {
+    let flags = if listener { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER } else { 0 };
+    // The kernel only reads through the pointer.
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    // SAFETY: `program` names its instructions with their true number, and both outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    check(result)?;
+    // SAFETY: with this flag the call returns a new descriptor that nothing else owns.
+    Ok(listener.then(|| unsafe { OwnedFd::from_raw_fd(result as i32) }))
+}
+
+/// `SECCOMP_IOCTL_NOTIF_RECV`: the call that waits longest for an answer.
+pub(crate) fn receive_notification(listener: BorrowedFd<'_>) -> io::Result<libc::seccomp_notif> {
+    // SAFETY: all-zero bytes are a valid seccomp_notif (integers), and what the kernel insists on.
+    let mut asked: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the command's number has the size of what it points to, which outlives the call.
+    let result = unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut asked) };
+    check(result.into()).map(|()| asked)
+}
+
+/// `SECCOMP_IOCTL_NOTIF_SEND`: the call fails with `errno`.
+pub(crate) fn answer_notification(listener: BorrowedFd<'_>, id: u64, errno: i32) -> io::Result<()> {
+    let answer = libc::seccomp_notif_resp { id, val: 0, error: -errno, flags: 0 };
+    // SAFETY: the command's number has the size of what it points to, which outlives the call.
+    check(unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const answer) }.into())
+}
+
 /// One device-mapper ioctl: `buffer` starts with a `struct dm_ioctl`, whose `data_size` (bytes 12 to 16) must be its length.
 /// Source: include/uapi/linux/dm-ioctl.h.
 pub(crate) fn device_mapper(control: &File, request: u64, buffer: &mut [u8]) -> io::Result<()> {

@@ -1,4 +1,4 @@
-//! The second program: system calls that are allowed only with some arguments. What matches a rule here answers EPERM.
+//! The argument rules: system calls that are allowed only with some arguments. What matches a rule here is denied.
 //!
 //! Compares 32 bits where the kernel does: an ioctl command or a socket domain with high bits set is the same command
 //! (CVE-2019-10063 was the 64-bit comparison).
@@ -10,6 +10,7 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
+use super::Answer;
 use crate::policy::Profile;
 
 /// Flags of `clone(2)` that make namespaces. (`CLONE_NEWTIME` is part of the exit signal there and cannot be asked for.)
@@ -42,10 +43,14 @@ const NEW_LISTENER: u64 = 8;
 /// `SOCK_TYPE_MASK`. Source: include/linux/net.h.
 const SOCK_TYPE_MASK: u64 = 0xF;
 
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+/// What the compiled rules answer to what they deny, until it is replaced by what denying means.
+pub(super) const DENIED: Answer = Answer::Errno(libc::EPERM as u16);
 
-/// Compiles the argument rules of a profile.
-pub(super) fn compile(profile: Profile) -> Result<BpfProgram, BackendError> {
+/// Rules by system call number.
+pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// The argument rules of a profile.
+pub(super) fn rules(profile: Profile) -> Result<Rules, BackendError> {
     let mut rules = Rules::new();
     for flag in NAMESPACE_FLAGS {
         deny(&mut rules, libc::SYS_clone, &[has(0, flag as u64)?])?;
@@ -58,6 +63,11 @@ pub(super) fn compile(profile: Profile) -> Result<BpfProgram, BackendError> {
     deny(&mut rules, libc::SYS_seccomp, &[has(1, NEW_LISTENER)?])?;
     modes(&mut rules)?;
     sockets(&mut rules, profile)?;
+    Ok(rules)
+}
+
+/// Compiles rules to a program that starts by itself, from the architecture on.
+pub(super) fn compile(rules: Rules) -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32), TargetArch::x86_64)?
         .try_into()
 }

@@ -1,17 +1,25 @@
-//! The system call filter of a step: two BPF programs, compiled once before the launcher forks.
+//! The system call filter of a step: one BPF program, compiled once before the launcher forks.
 //!
-//! The first is an allowlist as a balanced tree over ranges of numbers: allowed, known and dangerous (EPERM), not offered
-//! (ENOSYS, so that libc falls back), foreign ABI (the process dies). The second holds the argument rules. The kernel runs both
-//! and takes the stricter answer. Source: seccomp(2), Documentation/userspace-api/seccomp_filter.rst.
+//! It begins with an allowlist as a balanced tree over ranges of numbers: allowed, known and dangerous (EPERM), not offered
+//! (ENOSYS, so that libc falls back), foreign ABI (the process dies). Numbers that are allowed only with some arguments lead to the
+//! argument rules behind it. What is denied aloud is asked of the [`Listener`], which counts it and always says no: the kernel
+//! itself never lets it pass, and without a listener answers ENOSYS. Source: seccomp(2), seccomp_unotify(2).
 //! Absent: anything per job. There is one filter for each [`Profile`], and its digest is in the evidence.
 
 mod arguments;
+mod listener;
 mod numbers;
+
+use std::io;
+use std::os::fd::OwnedFd;
 
 use seccompiler::{BackendError, BpfProgram, sock_filter};
 use sha2::{Digest, Sha256};
 
+pub(crate) use listener::Listener;
+
 use crate::policy::Profile;
+use crate::sys;
 
 /// `AUDIT_ARCH_X86_64`. Source: include/uapi/linux/audit.h.
 const AUDIT_ARCH_X86_64: u32 = 0xC000_003E;
@@ -21,16 +29,24 @@ const X32_BIT: u32 = 0x4000_0000;
 const OFFSET_NR: u32 = 0;
 const OFFSET_ARCH: u32 = 4;
 
-/// Both programs of a profile.
+/// How many programs the kernel must hold for a step, and for a sandbox init.
+pub(crate) const PROGRAMS: usize = 1;
+
+/// The program of a profile.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
-    programs: Vec<BpfProgram>,
+    program: BpfProgram,
+    listened: bool,
 }
 
 /// What the kernel is to answer to one system call number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Allow,
+    /// As the argument rules say.
+    Arguments,
+    /// The listener is told, and answers.
+    Notify,
     Errno(u16),
     Kill,
 }
@@ -39,7 +55,8 @@ impl Answer {
     /// `SECCOMP_RET_*`. Source: include/uapi/linux/seccomp.h.
     fn value(self) -> u32 {
         match self {
-            Self::Allow => 0x7FFF_0000,
+            Self::Allow | Self::Arguments => 0x7FFF_0000,
+            Self::Notify => 0x7FC0_0000,
             Self::Errno(errno) => 0x0005_0000 | u32::from(errno),
             Self::Kill => 0x8000_0000,
         }
@@ -55,9 +72,10 @@ pub(crate) struct StepFilters {
 }
 
 impl StepFilters {
-    /// Compiles all of them.
-    pub(crate) fn compile() -> Result<Self, BackendError> {
-        let [strict, loopback, debug] = [Profile::Strict, Profile::Loopback, Profile::Debug].map(Filter::compile);
+    /// Compiles all of them, as [`Filter::compile`].
+    pub(crate) fn compile(listened: bool) -> Result<Self, BackendError> {
+        let compile = |profile| Filter::compile(profile, listened);
+        let [strict, loopback, debug] = [Profile::Strict, Profile::Loopback, Profile::Debug].map(compile);
         Ok(Self { strict: strict?, loopback: loopback?, debug: debug? })
     }
 
@@ -72,47 +90,65 @@ impl StepFilters {
 }
 
 impl Filter {
-    /// Compiles the filter of a step.
-    pub(crate) fn compile(profile: Profile) -> Result<Self, BackendError> {
+    /// Compiles the filter of a step. `listened`: denials are told to a listener; otherwise the kernel answers alone.
+    pub(crate) fn compile(profile: Profile, listened: bool) -> Result<Self, BackendError> {
+        let rules = arguments::rules(profile)?;
+        let denied = |errno: i32| if listened { Answer::Notify } else { Answer::Errno(errno as u16) };
+        let allowed = |nr: i64| if rules.contains_key(&nr) { Answer::Arguments } else { Answer::Allow };
         let mut answers: Vec<(u32, Answer)> = Vec::new();
-        let debugging = if profile == Profile::Debug { Answer::Allow } else { Answer::Errno(libc::EPERM as u16) };
-        answers.extend(numbers::ALLOWED.iter().map(|nr| (*nr as u32, Answer::Allow)));
-        answers.extend(numbers::DEBUGGING.iter().map(|nr| (*nr as u32, debugging)));
-        answers.extend(numbers::DANGEROUS.iter().map(|nr| (*nr as u32, Answer::Errno(libc::EPERM as u16))));
-        answers.extend(numbers::ATTRIBUTES.iter().map(|nr| (*nr as u32, Answer::Errno(libc::ENOTSUP as u16))));
-        let tree = allowlist(&answers, Answer::Errno(libc::ENOSYS as u16));
-        Ok(Self { programs: vec![tree, arguments::compile(profile)?] })
+        answers.extend(numbers::ALLOWED.iter().map(|(nr, _)| (*nr as u32, allowed(*nr))));
+        let debugging = if profile == Profile::Debug { Answer::Allow } else { denied(libc::EPERM) };
+        answers.extend(numbers::DEBUGGING.iter().map(|(nr, _)| (*nr as u32, debugging)));
+        answers.extend(numbers::DANGEROUS.iter().map(|(nr, _)| (*nr as u32, denied(libc::EPERM))));
+        answers.extend(numbers::ATTRIBUTES.iter().map(|(nr, _)| (*nr as u32, denied(libc::ENOTSUP))));
+        let mut program = allowlist(&answers, Answer::Errno(libc::ENOSYS as u16));
+        append(&mut program, arguments::compile(rules)?, denied(libc::EPERM));
+        Ok(Self { program, listened })
     }
 
     /// The filter of the sandbox init: wait, report, exit.
     pub(crate) fn of_init() -> Self {
-        let answers: Vec<_> = numbers::INIT.iter().map(|nr| (*nr as u32, Answer::Allow)).collect();
-        Self { programs: vec![allowlist(&answers, Answer::Kill)] }
+        let answers: Vec<_> = numbers::INIT.iter().map(|(nr, _)| (*nr as u32, Answer::Allow)).collect();
+        Self { program: allowlist(&answers, Answer::Kill), listened: false }
     }
 
-    /// How many programs the kernel must hold for a step.
-    pub(crate) fn count(&self) -> usize {
-        self.programs.len()
-    }
-
-    /// SHA-256 over the programs as the kernel takes them (`struct sock_filter`, little endian), each after its length as u16.
+    /// SHA-256 over the program as the kernel takes it (`struct sock_filter`, little endian), after its length as u16.
     pub(crate) fn digest(&self) -> [u8; 32] {
         let mut digest = Sha256::new();
-        for program in &self.programs {
-            digest.update((program.len() as u16).to_le_bytes());
-            for instruction in program {
-                digest.update(instruction.code.to_le_bytes());
-                digest.update([instruction.jt, instruction.jf]);
-                digest.update(instruction.k.to_le_bytes());
-            }
+        digest.update((self.program.len() as u16).to_le_bytes());
+        for instruction in &self.program {
+            digest.update(instruction.code.to_le_bytes());
+            digest.update([instruction.jt, instruction.jf]);
+            digest.update(instruction.k.to_le_bytes());
         }
         digest.finalize().into()
     }
 
-    /// Installs the programs for the calling thread, for good. Also sets `no_new_privs`.
-    pub(crate) fn install(&self) -> seccompiler::Result<()> {
-        self.programs.iter().try_for_each(|program| seccompiler::apply_filter(program))
+    /// Installs the program for the calling thread, for good, and returns the listener's end if it has one. Also sets
+    /// `no_new_privs`.
+    pub(crate) fn install(&self) -> io::Result<Option<OwnedFd>> {
+        rustix::thread::set_no_new_privs(true)?;
+        let instructions = self.program.iter();
+        let kernels = |i: &sock_filter| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k };
+        sys::install_filter(&instructions.map(kernels).collect::<Vec<_>>(), self.listened)
     }
+}
+
+/// Puts the argument rules behind the tree: what leads to them becomes a jump, and what they deny becomes `denied`.
+fn append(program: &mut BpfProgram, rules: BpfProgram, denied: Answer) {
+    let end = program.len();
+    for (position, instruction) in program.iter_mut().enumerate() {
+        if *instruction == answer_to_arguments() {
+            *instruction = jump_always((end - position - 1) as u32);
+        }
+    }
+    program.extend(
+        rules.into_iter().map(
+            |instruction| {
+                if instruction == answer(arguments::DENIED) { answer(denied) } else { instruction }
+            },
+        ),
+    );
 }
 
 /// Ranges of numbers with one answer, in order, covering all numbers: `(first, answer)`.
@@ -148,17 +184,14 @@ fn tree(ranges: &[(u32, Answer)]) -> BpfProgram {
     let (low, high) = ranges.split_at(ranges.len() / 2);
     let Some((first_high, last)) = high.first() else { return BpfProgram::new() };
     if low.is_empty() {
-        return vec![answer(*last)];
+        return vec![if *last == Answer::Arguments { answer_to_arguments() } else { answer(*last) }];
     }
     let low = tree(low);
     let high = tree(high);
     // At or above: skip the low half. A conditional jump reaches 255 instructions, an unconditional one all of them.
     let mut program = match u8::try_from(low.len()) {
         Ok(skip) => vec![jump(libc::BPF_JGE, *first_high, skip, 0)],
-        Err(_) => vec![
-            jump(libc::BPF_JGE, *first_high, 0, 1),
-            sock_filter { code: (libc::BPF_JMP | libc::BPF_JA) as u16, jt: 0, jf: 0, k: low.len() as u32 },
-        ],
+        Err(_) => vec![jump(libc::BPF_JGE, *first_high, 0, 1), jump_always(low.len() as u32)],
     };
     program.extend(low);
     program.extend(high);
@@ -171,6 +204,15 @@ fn load(offset: u32) -> sock_filter {
 
 fn jump(comparison: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
     sock_filter { code: (libc::BPF_JMP | comparison | libc::BPF_K) as u16, jt, jf, k }
+}
+
+fn jump_always(k: u32) -> sock_filter {
+    sock_filter { code: (libc::BPF_JMP | libc::BPF_JA) as u16, jt: 0, jf: 0, k }
+}
+
+/// Stands for the jump to the argument rules until it is known how far they are: a jump that no program has.
+fn answer_to_arguments() -> sock_filter {
+    jump_always(u32::MAX)
 }
 
 fn answer(answer: Answer) -> sock_filter {

@@ -1,7 +1,22 @@
 //! System call numbers by what a step gets for them. What is in no list answers ENOSYS: io_uring, clone3, openat2, whatever
-//! comes next. Source of names and numbers: arch/x86/entry/syscalls/syscall_64.tbl; those that libc lacks are given by number.
+//! comes next. So do the calls of Landlock: a step's own domain would be the one that is logged, and could be told to be quiet.
+//! Source of names and numbers: arch/x86/entry/syscalls/syscall_64.tbl; those that libc lacks are given by number.
 
 use libc::*;
+
+/// A number and the name of its constant.
+pub(super) type Named = (c_long, &'static str);
+
+macro_rules! named {
+    ($($number:ident),* $(,)?) => { &[$(($number, stringify!($number))),*] };
+}
+
+/// The name of a system call of one of the lists, as in its manual page.
+pub(super) fn name(number: c_long) -> Option<String> {
+    let lists = [ALLOWED, DEBUGGING, DANGEROUS, ATTRIBUTES];
+    let (_, constant) = lists.into_iter().flatten().find(|(listed, _)| *listed == number)?;
+    constant.strip_prefix("SYS_").map(str::to_ascii_lowercase)
+}
 
 /// `mseal`, `getxattrat`, `listxattrat`: newer than the libc crate's table.
 const SYS_MSEAL: c_long = 462;
@@ -21,7 +36,7 @@ const SYS_FUTEX_REQUEUE: c_long = 456;
 
 /// What builds need. Some are further restricted by `arguments`.
 #[rustfmt::skip]
-pub(super) const ALLOWED: &[c_long] = &[
+pub(super) const ALLOWED: &[Named] = named![
     // Files and directories.
     SYS_read, SYS_write, SYS_open, SYS_close, SYS_stat, SYS_fstat, SYS_lstat, SYS_lseek, SYS_pread64, SYS_pwrite64, SYS_readv,
     SYS_writev, SYS_access, SYS_dup, SYS_dup2, SYS_dup3, SYS_sendfile, SYS_fcntl, SYS_flock, SYS_fsync, SYS_fdatasync,
@@ -64,12 +79,12 @@ pub(super) const ALLOWED: &[c_long] = &[
     SYS_setregid, SYS_setresuid, SYS_getresuid, SYS_setresgid, SYS_getresgid, SYS_setfsuid, SYS_setfsgid, SYS_capget,
     SYS_capset, SYS_uname, SYS_sysinfo, SYS_getrandom,
     // Confining oneself further.
-    SYS_seccomp, SYS_landlock_create_ruleset, SYS_landlock_add_rule, SYS_landlock_restrict_self,
+    SYS_seccomp,
 ];
 
-/// Known and refused aloud (EPERM): a build that tries one of these should hear so.
+/// Known and refused aloud (EPERM): a build that tries one of these should hear so, and so does the trace.
 #[rustfmt::skip]
-pub(super) const DANGEROUS: &[c_long] = &[
+pub(super) const DANGEROUS: &[Named] = named![
     // The view.
     SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_fsopen, SYS_fsconfig, SYS_fsmount, SYS_fspick, SYS_open_tree,
     SYS_OPEN_TREE_ATTR, SYS_move_mount, SYS_mount_setattr, SYS_STATMOUNT, SYS_LISTMOUNT, SYS_name_to_handle_at,
@@ -88,18 +103,18 @@ pub(super) const DANGEROUS: &[c_long] = &[
 ];
 
 /// What debuggers and leak checkers need: allowed in the debug profile, refused aloud (EPERM) in every other.
-pub(super) const DEBUGGING: &[c_long] = &[SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev];
+pub(super) const DEBUGGING: &[Named] = named![SYS_ptrace, SYS_process_vm_readv, SYS_process_vm_writev];
 
 /// Extended attributes and ACLs cannot be written: not supported (ENOTSUP), which every copying tool understands.
 #[rustfmt::skip]
-pub(super) const ATTRIBUTES: &[c_long] = &[
+pub(super) const ATTRIBUTES: &[Named] = named![
     SYS_setxattr, SYS_lsetxattr, SYS_fsetxattr, SYS_removexattr, SYS_lremovexattr, SYS_fremovexattr, SYS_SETXATTRAT,
     SYS_REMOVEXATTRAT,
 ];
 
 /// What the sandbox init still does once the step runs: wait, say how the step ended (which allocates), exit.
 #[rustfmt::skip]
-pub(super) const INIT: &[c_long] = &[
+pub(super) const INIT: &[Named] = named![
     SYS_wait4, SYS_sendmsg, SYS_sendto, SYS_exit_group, SYS_brk, SYS_mmap, SYS_munmap, SYS_mremap, SYS_madvise,
     SYS_restart_syscall,
 ];

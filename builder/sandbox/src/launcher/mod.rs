@@ -22,9 +22,10 @@ use crate::policy::{Policy, VIEW_ID};
 use crate::readback::{self, Ordered};
 use crate::running::{Started, Step};
 use crate::sys::{self, Forked, SingleThread};
+use crate::trace::Watch;
 use crate::{tree, view};
 
-use channel::Channel;
+use channel::{Channel, Received};
 use order::{DESCRIPTORS_MAX, Failed, GO, ORDER_BYTES_MAX, Order, REPORT_BYTES_MAX, Reply, Report};
 use zygote::Filters;
 
@@ -96,7 +97,8 @@ impl Launcher {
     pub fn start_with(requirements: Requirements) -> Result<Self, Error> {
         let start = |source| Error::Start { source };
         let alone = SingleThread::prove().map_err(start)?.map_err(|count| Error::Threads { count })?;
-        let filters = StepFilters::compile().map_err(|source| Error::Filter { source })?;
+        let listened = !requirements.left_out().contains(&Layer::Trace);
+        let filters = StepFilters::compile(listened).map_err(|source| Error::Filter { source })?;
         let hierarchy = Hierarchy::prepare(requirements.require(Layer::Limits))?;
         let (ours, theirs) = Channel::pair().map_err(start)?;
         match sys::fork(&alone).map_err(start)? {
@@ -129,9 +131,10 @@ impl Launcher {
         let (init, pidfd) = self.order(&order, &descriptors)?;
         // From here on only the step and its init hold the other ends.
         drop((far, stdout, stderr, root, trees));
-        let (enforced, pid, main) = self.prepare(&control, init, policy, &order, &cgroup)?;
+        let mut watch = self.requirements.require(Layer::Trace).then(Watch::default);
+        let (enforced, pid, main) = self.prepare(&control, init, policy, &order, &cgroup, watch.as_mut())?;
         control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
-        Ok(Step::new(Started { control, init: pidfd, main, cgroup, limits: policy.limits, enforced, pid }))
+        Ok(Step::new(Started { control, init: pidfd, main, cgroup, limits: policy.limits, enforced, pid, watch }))
     }
 
     fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(i32, OwnedFd), Error> {
@@ -160,15 +163,21 @@ impl Launcher {
         policy: &Policy,
         order: &Order,
         cgroup: &Cgroup,
+        mut watch: Option<&mut Watch>,
     ) -> Result<(Enforced, i32, OwnedFd), Error> {
         let deadline = Instant::now() + SETUP_TIMEOUT;
         let (mut step, mut retired, mut confirmed) = (None, false, None);
         let (step, confirmed) = loop {
-            match hear(control, deadline)? {
+            let Received { message, sender, descriptors } = hear(control, deadline)?;
+            match (message, sender) {
                 (Report::Unmapped, Some(sender)) if step.is_none() && sender != init => {
                     map_user(sender, policy.host_id())?;
                     control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
                     step = Some(sender);
+                }
+                (Report::Listening, sender) if step.is_some() && sender == step => {
+                    let watch = watch.as_mut().ok_or(Error::OutOfTurn)?;
+                    watch.listen(descriptors.into_iter().next().ok_or(Error::OutOfTurn)?);
                 }
                 (Report::Ready(ready), sender) if step.is_some() && sender == step => confirmed = Some(*ready),
                 (Report::Retired, Some(sender)) if sender == init => retired = true,
@@ -183,7 +192,7 @@ impl Launcher {
         };
         let filter = self.filters.of(policy.profile);
         let places = &order.places;
-        let ordered = Ordered { policy, places, requirements: &self.requirements, filter, cgroup };
+        let ordered = Ordered { policy, places, requirements: &self.requirements, filter, cgroup, watch };
         let enforced = readback::check(step, init, confirmed, &ordered)?;
         // The step waits for the caller, so its pid is still its own.
         let main = Pid::from_raw(step).ok_or(Error::OutOfTurn)?;
@@ -203,7 +212,7 @@ impl Drop for Launcher {
 }
 
 /// The next report and who sent it.
-fn hear(control: &Channel, deadline: Instant) -> Result<(Report, Option<i32>), Error> {
+fn hear(control: &Channel, deadline: Instant) -> Result<Received<Report>, Error> {
     let failed = |source| Error::Channel { with: "step", source };
     let mut polled = [PollFd::new(control, PollFlags::IN)];
     let left = deadline.saturating_duration_since(Instant::now());
@@ -216,8 +225,7 @@ fn hear(control: &Channel, deadline: Instant) -> Result<(Report, Option<i32>), E
             Err(error) => return Err(failed(error.into())),
         }
     }
-    let received = control.receive::<Report>(REPORT_BYTES_MAX).map_err(failed)?;
-    received.map(|received| (received.message, received.sender)).ok_or(Error::Gone { who: "step" })
+    control.receive::<Report>(REPORT_BYTES_MAX).map_err(failed)?.ok_or(Error::Gone { who: "step" })
 }
 
 /// Gives the step's user namespace its only user and group.

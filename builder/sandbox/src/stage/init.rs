@@ -17,7 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::{At, Handed, Staged, attach, set, step};
 use crate::filter::Filter;
 use crate::launcher::channel::Channel;
-use crate::launcher::order::{Failed, Report};
+use crate::launcher::order::Report;
 use crate::layer::Layer;
 use crate::policy::{INIT_HOST_ID, Profile};
 use crate::sys::{self, Forked};
@@ -120,6 +120,6 @@ fn own_pipe(stream: &OwnedFd, host_id: u32) -> Result<(), Errno> {
 fn retire(filter: &Filter, control: &Channel) -> Staged<()> {
     step::drop_privileges(INIT_HOST_ID)?;
     bind_to_launcher()?;
-    filter.install().map_err(|error| Failed { layer: Layer::Seccomp, operation: error.to_string(), errno: 0 })?;
+    filter.install().at(Layer::Seccomp, "seccomp")?;
     control.send(&Report::Retired, &[]).at(Layer::Process, "report")
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use caps::CapSet;
 use nix::sched::{CloneFlags, unshare};
@@ -100,12 +100,18 @@ fn finish(order: &Order, filter: &Filter, mut confirmed: Confirmed, control: &Ch
     confirmed.securebits = capabilities_secure_bits().at(Layer::Capabilities, "PR_GET_SECUREBITS")?.bits();
     let program = Program::new(order).at(Layer::Process, "arguments")?;
     if order.require(Layer::Seccomp) {
-        filter.install().map_err(|error| Failed { layer: Layer::Seccomp, operation: error.to_string(), errno: 0 })?;
+        listen(filter, control)?;
     }
     control.send(&Report::Ready(Box::new(confirmed)), &[]).at(Layer::Process, "report")?;
     wait_for_go(control)?;
     let errno = program.execute();
     control.send(&Report::NotExecuted { errno }, &[]).at(Layer::Process, "report")
+}
+
+/// Puts the filter on and hands its listener to the caller, so that nobody in here has it.
+fn listen(filter: &Filter, control: &Channel) -> Staged<()> {
+    let Some(listener) = filter.install().at(Layer::Seccomp, "seccomp")? else { return Ok(()) };
+    control.send(&Report::Listening, &[listener.as_fd()]).at(Layer::Trace, "handing over the listener")
 }
 
 /// A session, streams, a file mode mask, a personality and a keyring of its own.

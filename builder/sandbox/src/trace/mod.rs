@@ -3,7 +3,13 @@
 //! The sources are the kernel's own and out of the step's reach. A list that is cut says by how much; a trace that is not whole
 //! is an error of the step, not a shorter trace.
 
+mod denials;
+mod watch;
+
 use serde::{Deserialize, Serialize};
+
+pub use watch::Error;
+pub(crate) use watch::Watch;
 
 use crate::layer::Layer;
 

@@ -16,13 +16,14 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// Layers that are left out behind the caller's back.
-pub(crate) const SABOTAGED: [Layer; 6] = [
+pub(crate) const SABOTAGED: [Layer; 7] = [
     Layer::Seccomp,
     Layer::Landlock,
     Layer::Capabilities,
     Layer::NestedNamespaces,
     Layer::AnonymousExec,
     Layer::Descriptors,
+    Layer::Trace,
 ];
 
 /// Layers that are off, and the answers that are then others than with every layer on.
