@@ -82,6 +82,8 @@ pub enum Code {
     Builder,
     /// The job asks for more memory or disk than the machine has.
     Resources,
+    /// A step asks for a profile that the policy does not allow.
+    Profile,
 }
 
 impl std::fmt::Display for Code {
@@ -100,6 +102,7 @@ impl std::fmt::Display for Code {
             Self::InputMismatch => "input_mismatch",
             Self::Builder => "builder",
             Self::Resources => "resources",
+            Self::Profile => "profile",
         };
         f.write_str(text)
     }

@@ -8,6 +8,7 @@ pub mod check;
 pub mod draft;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -99,9 +100,61 @@ pub struct Step {
     /// The workspaces it sees, at [`WORKSPACES`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub workspaces: Vec<WorkspaceUse>,
+    /// What it may do beyond its own files. Left out where it is the default, so that one step has one canonical text.
+    #[serde(default, skip_serializing_if = "Profile::is_default")]
+    pub profile: Profile,
+    /// What it sees of `/proc`. Left out where it is the default.
+    #[serde(default, skip_serializing_if = "Proc::is_default")]
+    pub proc: Proc,
     /// What it may use up.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// What a step may do beyond its own files. The site's policy says which of these are allowed; no profile has a network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// Talk to its own processes over UNIX sockets, and nothing else.
+    #[default]
+    Strict,
+    /// Also over TCP and UDP on 127.0.0.1 and ::1, where it meets nobody but itself.
+    Loopback,
+    /// As strict, and trace its own children. For the desk: no policy allows it unless it says so.
+    Debug,
+}
+
+impl Profile {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Strict => "strict",
+            Self::Loopback => "loopback",
+            Self::Debug => "debug",
+        })
+    }
+}
+
+/// What a step sees of `/proc`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Proc {
+    /// Its own processes.
+    #[default]
+    Minimal,
+    /// Also what tools ask of the machine: its processors and memory (`cpuinfo`, `meminfo` and the like), read-only.
+    Masked,
+}
+
+impl Proc {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// How a step uses a workspace.
@@ -138,13 +191,37 @@ pub struct Limits {
     pub log_bytes: u64,
     /// What its private temporary directories may hold together, in bytes.
     pub tmp_bytes: u64,
+    /// Processor time in hundredths of one processor; left out: as much as there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u32>,
+    /// Bytes read from, and bytes written to, each disk in a second; left out: as many as there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_bytes_per_second: Option<u64>,
+    /// When its time is over the program is asked to end (SIGTERM), and killed so many milliseconds later; 0, which is left out: it
+    /// is killed at once.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub grace_ms: u64,
 }
 
 impl Default for Limits {
     /// What a C library's build needs, with room.
     fn default() -> Self {
-        Self { memory_bytes: 512 << 20, pids: 256, wall_ms: 600_000, log_bytes: 4 << 20, tmp_bytes: 128 << 20 }
+        Self {
+            memory_bytes: 512 << 20,
+            pids: 256,
+            wall_ms: 600_000,
+            log_bytes: 4 << 20,
+            tmp_bytes: 128 << 20,
+            cpu_percent: None,
+            io_bytes_per_second: None,
+            grace_ms: 0,
+        }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A file that leaves the machine.

@@ -8,6 +8,7 @@ use ed25519_dalek::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::Sha256Digest;
+use crate::job::{Job, Profile, Step};
 use crate::names::Name;
 
 /// The version of these formats.
@@ -65,6 +66,17 @@ pub struct Policy {
     pub builder_ids: Vec<String>,
     /// Whose jobs may run.
     pub job_signers: Vec<PublicKey>,
+    /// What steps may do beyond their own files: a job with a step of another profile is refused. A site that builds what others use
+    /// does not list [`Profile::Debug`].
+    pub profiles: Vec<Profile>,
+}
+
+impl Policy {
+    /// The first step of `job` whose profile this policy does not allow.
+    #[must_use]
+    pub fn forbidden_step<'a>(&self, job: &'a Job) -> Option<(usize, &'a Step)> {
+        job.step.iter().enumerate().find(|(_, step)| !self.profiles.contains(&step.profile))
+    }
 }
 
 /// What a machine of the site is given to trust. Canonical JSON; PCR 15 holds its digest.

@@ -21,7 +21,7 @@ pub(crate) fn refusal(code: Code, object: &str, reason: &str, remedy: &str) -> R
 }
 
 /// Judges the document: one envelope, signed by whom the policy names, over a valid job that has not expired, which is the job
-/// that the challenge named, on a machine that the policy knows.
+/// that the challenge named, on a machine that the policy knows, in profiles that it allows.
 ///
 /// # Errors
 /// The first rule that it breaks.
@@ -40,6 +40,11 @@ pub(crate) fn check(received: &ReceivedJob, certified: &Certified) -> Result<Che
         let reason = "the policy does not list this machine's builder id";
         let remedy = "start the machine in a way that the policy lists, or add the builder id to the policy";
         return Err(refusal(Code::Builder, &certified.builder_id, reason, remedy));
+    }
+    if let Some((at, step)) = certified.policy.forbidden_step(job.job()) {
+        let reason = format!("the policy does not allow the profile `{}` of step {}", step.profile, step.name);
+        let remedy = "run the step in a profile that the policy lists, or add this one to the policy";
+        return Err(refusal(Code::Profile, &format!("step[{at}].profile"), &reason, remedy));
     }
     Ok(job)
 }

@@ -4,6 +4,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use kiln_formats::canonical;
 use kiln_formats::decision::Code;
 use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::job::Profile;
 use kiln_formats::names::{BUILDER_FIRMWARE, PAYLOAD_JOB};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Policy, PublicKey};
@@ -57,6 +58,7 @@ fn awaiting(document: &[u8]) -> Certified {
             version: 1,
             builder_ids: vec![BUILDER_FIRMWARE.into()],
             job_signers: vec![PublicKey(key(9).verifying_key()), PublicKey(key(1).verifying_key())],
+            profiles: vec![Profile::Strict, Profile::Loopback],
         },
         trust_sha256: Sha256Digest::of(b"trust"),
         clock: Clock::for_test(Timestamp::from_unix(ISSUED).unwrap()),
@@ -170,6 +172,25 @@ fn a_machine_that_the_policy_does_not_know_runs_nothing() {
     certified.builder_id = "https://kiln.example/builders/other/v1".into();
     let refusal = refused(&document, &certified);
     assert_eq!((refusal.code, refusal.object), (Code::Builder, certified.builder_id));
+}
+
+#[test]
+fn only_profiles_of_the_policy_run() {
+    for (profile, allowed) in [("loopback", true), ("debug", false)] {
+        let mut job = job();
+        job["step"][0]["profile"] = profile.into();
+        let document = signed(&job);
+        let judged = rules::check(&ReceivedJob::for_test(document.clone()), &awaiting(&document));
+        let judged = judged.map(drop).map_err(|refusal| (refusal.code, refusal.object));
+        assert_eq!(judged, if allowed { Ok(()) } else { Err((Code::Profile, "step[0].profile".into())) });
+        let mut desk = awaiting(&document);
+        desk.policy.profiles = vec![Profile::Debug, Profile::Loopback];
+        assert!(rules::check(&ReceivedJob::for_test(document), &desk).is_ok(), "{profile}");
+    }
+    let document = signed(&job());
+    let mut nothing = awaiting(&document);
+    nothing.policy.profiles.clear();
+    assert_eq!(refused(&document, &nothing).code, Code::Profile);
 }
 
 #[test]

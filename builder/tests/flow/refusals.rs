@@ -73,6 +73,9 @@ fn a_refused_job_leaves_evidence_and_nothing_runs(bench: &mut Bench) {
     let mut unknown = job("true");
     unknown["step"][0]["network"] = true.into();
     assert_eq!(refused(bench, offering(&unknown)).code, Code::Malformed);
+    let mut traced = job("true");
+    traced["step"][1]["profile"] = "debug".into();
+    assert_eq!(refused(bench, offering(&traced)).code, Code::Profile);
     // Another document than the challenge names.
     let other = offering(&job("true")).with(path::JOB, StatusCode::OK, signed(&job("false"), SIGNER));
     assert_eq!(refused(bench, other).code, Code::JobMismatch);

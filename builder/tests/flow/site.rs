@@ -8,6 +8,7 @@ use kiln_formats::certificate::{EKU_ATTESTATION, EKU_STATEMENT};
 use kiln_formats::challenge::Challenge;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::job::Profile;
 use kiln_formats::link::Certificates;
 use kiln_formats::names::{BUILDER_FIRMWARE, PAYLOAD_JOB};
 use kiln_formats::timestamp::Timestamp;
@@ -67,8 +68,9 @@ pub(crate) fn configuration() -> Configuration {
 pub(crate) fn trust() -> TrustBundle {
     let builder_ids = vec![BUILDER_FIRMWARE.into()];
     let job_signers = vec![PublicKey(key(SIGNER).verifying_key())];
+    let profiles = vec![Profile::Strict, Profile::Loopback];
     let root = issue(&Draft::authority("root", "root", ROOT, ROOT, None));
-    TrustBundle { version: 1, root, policy: Policy { version: 1, builder_ids, job_signers } }
+    TrustBundle { version: 1, root, policy: Policy { version: 1, builder_ids, job_signers, profiles } }
 }
 
 pub(crate) fn challenge(document: &[u8]) -> Challenge {

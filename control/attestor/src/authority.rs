@@ -275,7 +275,7 @@ impl Authority<'_> {
     async fn log(&self, exchange: &mut Exchange, step: &Name, listener: Listener<'_>) -> Result<(), Fault> {
         let bounds = self.offer.step(step).ok_or_else(|| out_of_order(exchange, "a step of the job"))?;
         // A step may be silent as long as it may run.
-        let silence = SILENCE + Duration::from_millis(bounds.wall_ms);
+        let silence = SILENCE + Duration::from_millis(bounds.life_ms);
         let (mut buffer, mut bytes): (Vec<u8>, u64) = (Vec::new(), 0);
         listener(Report::StepBegun(step));
         while let Some(piece) = exchange.piece(silence).await? {

@@ -35,10 +35,10 @@ pub(crate) struct InputFile {
     pub(crate) size: u64,
 }
 
-/// What a step may write to its log.
+/// What a step may write to its log, and how long it may be silent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StepBounds {
-    pub(crate) wall_ms: u64,
+    pub(crate) life_ms: u64,
     pub(crate) log_bytes_max: u64,
 }
 
@@ -106,7 +106,8 @@ impl Offer {
             // A step may write single bytes, each in a frame of its own.
             let framed_bytes = step.limits.log_bytes.saturating_mul(HEAD_BYTES as u64 + 1);
             let log_bytes_max = step.limits.log_bytes.saturating_add(FRAME_BYTES_MAX as u64);
-            self.steps.insert(step.name.clone(), StepBounds { wall_ms: step.limits.wall_ms, log_bytes_max });
+            let life_ms = step.limits.wall_ms.saturating_add(step.limits.grace_ms);
+            self.steps.insert(step.name.clone(), StepBounds { life_ms, log_bytes_max });
             self.evidence.insert(path::record(sequence, &step.name), MESSAGE_BYTES_MAX as u64);
             self.evidence.insert(path::log(sequence, &step.name), framed_bytes.min(FILE_BYTES_MAX));
         }

@@ -36,7 +36,7 @@ use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{CONFIGURATION_BYTES_MAX, Configuration, PublicKey, TRUST_BYTES_MAX, TrustBundle, VERSION};
 use serde::{Deserialize, Serialize};
 
-pub use create::{Names, create};
+pub use create::{Names, PROFILES, create};
 pub use files::{FileError, read_key, read_public_file, write_public_file};
 
 /// Where each thing lies in a site's directory.

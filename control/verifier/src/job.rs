@@ -119,13 +119,17 @@ fn refused<'a>(booted: &BootedEvidence<'_>, refusal: Refusal) -> Result<DecidedJ
     }
 }
 
-/// The job was signed by someone whom the policy names, and obeys every rule.
+/// The job was signed by someone whom the policy names, asks for no profile that it does not allow, and obeys every rule.
 fn check_job(bytes: &[u8], anchors: &Anchors) -> Result<CheckedJob, Finding> {
     let broken = |code, e: &dyn std::fmt::Display| wrong(code, path::JOB, e.to_string());
     let envelope = Envelope::from_slice(bytes).map_err(|e| broken("job", &e))?;
     let signers: Vec<_> = anchors.policy.job_signers.iter().map(|key| key.0).collect();
     let verified = envelope.verify(PAYLOAD_JOB, &signers).map_err(|e| broken("job_signature", &e))?;
     let job: Job = canonical::from_slice_exact(verified.payload()).map_err(|e| broken("job", &e))?;
+    if let Some((at, step)) = anchors.policy.forbidden_step(&job) {
+        let reason = format!("the policy does not allow the profile `{}` of step {}", step.profile, step.name);
+        return Err(wrong("profile", &format!("{}: step[{at}].profile", path::JOB), reason));
+    }
     CheckedJob::new(job).map_err(|violations| {
         let first = violations.first().map(ToString::to_string).unwrap_or_default();
         broken("job", &format_args!("it breaks the rules of the format: {first}"))

@@ -18,6 +18,10 @@ pub const BYTES_MAX: u64 = 1 << 40;
 pub const WALL_MS_MAX: u64 = 86_400_000;
 /// The most processes of a step.
 pub const PIDS_MAX: u32 = 32_768;
+/// The most processor time of a step, in hundredths of one processor: more processors than any build machine has.
+pub const CPU_PERCENT_MAX: u32 = 100 * 4096;
+/// The longest that a step whose time is over may take to end, in milliseconds: five minutes, to write down where it was.
+pub const GRACE_MS_MAX: u64 = 300_000;
 
 /// How the file beside an artifact ends that holds the statements about it.
 const STATEMENTS: &str = ".intoto.jsonl";
@@ -195,6 +199,19 @@ fn check_step(at: usize, step: &Step, names: &Names<'_>, found: &mut Violations)
     found.range(field("limits.log_bytes"), limits.log_bytes, BYTES_MAX);
     found.range(field("limits.wall_ms"), limits.wall_ms, WALL_MS_MAX);
     found.range(field("limits.pids"), u64::from(limits.pids), u64::from(PIDS_MAX));
+    if let Some(percent) = limits.cpu_percent {
+        found.range(field("limits.cpu_percent"), percent.into(), CPU_PERCENT_MAX.into());
+    }
+    if let Some(bytes) = limits.io_bytes_per_second {
+        found.range(field("limits.io_bytes_per_second"), bytes, BYTES_MAX);
+    }
+    if limits.grace_ms > GRACE_MS_MAX {
+        found.add(
+            "out_of_range",
+            field("limits.grace_ms"),
+            format!("{} is outside 0..={GRACE_MS_MAX}", limits.grace_ms),
+        );
+    }
 }
 
 /// Each workspace exists for the steps that exchange its data: one writer and its readers.

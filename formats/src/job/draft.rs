@@ -204,8 +204,42 @@ mod tests {
         assert_eq!(found, [("undeclared_image", "step[0].image".into(), line)]);
         let (found, line) = after("size_bytes_max = 1048576", "size_bytes_max = 0");
         assert_eq!(found, [("out_of_range", "workspace[0].size_bytes_max".into(), line)]);
+        for (from, to, field) in [
+            ("cpu_percent = 200", "cpu_percent = 0", "cpu_percent"),
+            ("grace_ms = 2000", "grace_ms = 300001", "grace_ms"),
+            ("io_bytes_per_second = 104857600", "io_bytes_per_second = 0", "io_bytes_per_second"),
+        ] {
+            let (found, line) = after(from, to);
+            assert_eq!(found, [("out_of_range", format!("step[1].limits.{field}"), line)]);
+        }
+        for (from, to, field) in [
+            ("profile = \"strict\"", "profile = \"open\"", "step[1].profile"),
+            ("proc = \"masked\"", "proc = \"whole\"", "step[1].proc"),
+        ] {
+            let (found, line) = after(from, to);
+            assert_eq!(found, [("syntax", field.into(), line)]);
+        }
         assert_eq!(after("version = 1", "version = 2").0, [("version", "version".into(), 1)]);
         assert_eq!(findings("version = ")[0].0, "syntax");
+    }
+
+    #[test]
+    fn what_is_the_default_is_left_out_of_the_canonical_text() {
+        let text = |job: &CheckedJob| String::from_utf8(crate::canonical::to_vec(job.job()).unwrap()).unwrap();
+        let job = parse(GOOD, expires()).unwrap();
+        let [unpack, build] = job.steps().collect::<Vec<_>>()[..] else { panic!("two steps") };
+        let text_of = |step| String::from_utf8(crate::canonical::to_vec(step).unwrap()).unwrap();
+        for word in ["profile", "proc", "grace_ms", "cpu_percent", "io_bytes_per_second"] {
+            assert!(!text_of(unpack).contains(word), "{word}");
+        }
+        assert!(!text_of(build).contains("profile") && text_of(build).contains(r#""proc":"masked""#));
+        // As with every other value: one text, and a job that spells out a default is not canonical.
+        let spelled_out = text(&job).replacen(r#""proc":"masked""#, r#""proc":"masked","profile":"strict""#, 1);
+        assert_ne!(spelled_out, text(&job));
+        let read = crate::canonical::from_slice_exact::<Job>(spelled_out.as_bytes());
+        assert!(matches!(read, Err(crate::canonical::Error::NotCanonical)));
+        let debug = text(&parse(&GOOD.replace("\"strict\"", "\"debug\""), expires()).unwrap());
+        assert!(debug.contains(r#""profile":"debug""#));
     }
 
     #[test]

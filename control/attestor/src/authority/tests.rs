@@ -61,7 +61,7 @@ impl Rig {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("site");
         let names = site::Names { site: "demo".parse().unwrap(), trust_domain: "demo.example".parse().unwrap() };
-        site::create(&path, &names, now(), getrandom::fill).unwrap();
+        site::create(&path, &names, &site::PROFILES, now(), getrandom::fill).unwrap();
         let site = Site::open(&path, now()).unwrap();
         let job = draft::parse(DRAFT, now().plus_seconds(60)).unwrap();
         let document = site::sign_job(&job, &site.invoker_key().unwrap()).unwrap().to_vec().unwrap();

@@ -7,6 +7,7 @@ use std::path::Path;
 use ed25519_dalek::SigningKey;
 use kiln_formats::canonical;
 use kiln_formats::certificate::Authority;
+use kiln_formats::job::Profile;
 use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, Name};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Policy, PublicKey, TrustBundle, VERSION};
@@ -26,7 +27,10 @@ pub struct Names {
     pub trust_domain: Name,
 }
 
-/// Makes a site in `directory`, which must not exist yet.
+/// What the steps of a site's jobs may do if nothing else is said.
+pub const PROFILES: [Profile; 2] = [Profile::Strict, Profile::Loopback];
+
+/// Makes a site in `directory`, which must not exist yet. Its policy allows `profiles`; [`PROFILES`] unless it is for a desk.
 ///
 /// `random` fills a buffer with bytes that nobody can guess.
 ///
@@ -35,6 +39,7 @@ pub struct Names {
 pub fn create(
     directory: &Path,
     names: &Names,
+    profiles: &[Profile],
     now: Timestamp,
     random: fn(&mut [u8]) -> Result<(), getrandom::Error>,
 ) -> Result<(), SiteError> {
@@ -47,7 +52,7 @@ pub fn create(
     let private = fs::Permissions::from_mode(0o700);
     let draft = tempfile::Builder::new().prefix(".kiln-site-").permissions(private).tempdir_in(parent);
     let draft = draft.map_err(io_error("write", parent))?;
-    write(draft.path(), names, now, random)?;
+    write(draft.path(), names, profiles, now, random)?;
     match renameat_with(CWD, draft.path(), CWD, directory, RenameFlags::NOREPLACE) {
         Ok(()) => {
             // The directory has moved; there is nothing left to remove under its old name.
@@ -62,6 +67,7 @@ pub fn create(
 fn write(
     draft: &Path,
     names: &Names,
+    profiles: &[Profile],
     now: Timestamp,
     random: fn(&mut [u8]) -> Result<(), getrandom::Error>,
 ) -> Result<(), SiteError> {
@@ -101,6 +107,7 @@ fn write(
         version: VERSION,
         builder_ids: vec![BUILDER_FIRMWARE.to_owned(), BUILDER_DIRECT.to_owned()],
         job_signers: vec![PublicKey(invoker_key.verifying_key())],
+        profiles: profiles.to_vec(),
     };
     let (root, authority) = (root.to_pem().map_err(holds)?, authority.to_pem().map_err(holds)?);
     let trust = TrustBundle { version: VERSION, root: root.clone(), policy: policy.clone() };

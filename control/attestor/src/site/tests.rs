@@ -18,7 +18,7 @@ fn names() -> Names {
 pub(crate) fn site() -> (tempfile::TempDir, PathBuf) {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("site");
-    create(&directory, &names(), now(), getrandom::fill).unwrap();
+    create(&directory, &names(), &PROFILES, now(), getrandom::fill).unwrap();
     (parent, directory)
 }
 
@@ -31,6 +31,7 @@ fn a_site_is_whole_and_its_keys_are_private() {
     let (parent, directory) = site();
     let site = Site::open(&directory, now()).unwrap();
     assert_eq!(site.trust().policy.job_signers, [PublicKey(site.invoker_key().unwrap().verifying_key())]);
+    assert_eq!(site.trust().policy.profiles, PROFILES);
     assert_eq!(site.configuration("x").trust_domain.as_str(), "demo.example");
     assert_eq!(site.references().unwrap(), []);
     assert_eq!(mode(&directory), 0o700);
@@ -55,7 +56,7 @@ fn the_certificates_live_as_long_as_they_should() {
 fn nothing_is_overwritten() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("site");
-    let refused = |directory: &Path| create(directory, &names(), now(), getrandom::fill).unwrap_err();
+    let refused = |directory: &Path| create(directory, &names(), &PROFILES, now(), getrandom::fill).unwrap_err();
     fs::create_dir(&directory).unwrap();
     assert!(matches!(refused(&directory), SiteError::Exists { .. }));
     fs::remove_dir(&directory).unwrap();
@@ -72,7 +73,7 @@ fn nothing_is_overwritten() {
 fn a_failure_leaves_nothing() {
     let parent = tempfile::tempdir().unwrap();
     let broken = |_: &mut [u8]| Err(getrandom::Error::UNSUPPORTED);
-    let error = create(&parent.path().join("site"), &names(), now(), broken).unwrap_err();
+    let error = create(&parent.path().join("site"), &names(), &PROFILES, now(), broken).unwrap_err();
     assert!(matches!(error, SiteError::Random { .. }));
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use kiln_attestor::site::{Names, Site};
+use kiln_attestor::site::{Names, PROFILES, Site};
 use kiln_attestor::{Offer, Outcome};
 use kiln_formats::names::Name;
 use kiln_image::toolchain;
@@ -122,7 +122,7 @@ impl BootBench {
         let directory = tempfile::tempdir().or_exit(Exit::Infrastructure)?;
         let name = |text: &str| text.parse::<Name>().or_exit(Exit::Infrastructure);
         let path = directory.path().join("site");
-        keygen::make(&path, &Names { site: name("bench")?, trust_domain: name("bench.example")? })?;
+        keygen::make(&path, &Names { site: name("bench")?, trust_domain: name("bench.example")? }, &PROFILES)?;
         let site = Site::open(&path, host::now()?).or_exit(Exit::Infrastructure)?;
         let draft = directory.path().join("touch.toml");
         document::write_new(&draft, JOB.replace("@ROOT_HASH@", &toolchain.root_hash.to_string()).as_bytes())?;

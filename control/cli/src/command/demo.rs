@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kiln_attestor::Offer;
-use kiln_attestor::site::{Names, Site};
+use kiln_attestor::site::{Names, PROFILES, Site};
 use kiln_formats::manifest::path as in_bundle;
 use kiln_formats::names::Name;
 use kiln_image::toolchain::ToolchainImage;
@@ -111,7 +111,7 @@ impl Demo {
         let directory = self.site.clone().unwrap_or_else(|| self.out.join("site"));
         if self.site.is_none() && !directory.exists() {
             let name = |text: &str| text.parse::<Name>().or_exit(Exit::Infrastructure);
-            keygen::make(&directory, &Names { site: name("demo")?, trust_domain: name("demo.example")? })?;
+            keygen::make(&directory, &Names { site: name("demo")?, trust_domain: name("demo.example")? }, &PROFILES)?;
         }
         Site::open(&directory, host::now()?).or_exit(Exit::Usage)
     }

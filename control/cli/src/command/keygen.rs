@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kiln_attestor::site::{self, Names, SiteError};
+use kiln_formats::job::Profile;
 use kiln_formats::names::Name;
 
 use crate::exit::{Exit, OrExit as _, Result};
@@ -17,7 +18,8 @@ use crate::host;
 #[command(after_help = "\
 Examples:
   kiln keygen --site site
-  kiln keygen --site site --name factory --trust-domain factory.example")]
+  kiln keygen --site site --name factory --trust-domain factory.example
+  kiln keygen --site desk --allow-debug")]
 pub(crate) struct Keygen {
     /// The directory to make
     #[arg(long, value_name = "DIR")]
@@ -28,19 +30,24 @@ pub(crate) struct Keygen {
     /// The trust domain of its SPIFFE ids
     #[arg(long, default_value = "site.example")]
     trust_domain: Name,
+    /// Let jobs run steps in the profile `debug`, in which they may trace their own children: for a desk, not for a factory
+    #[arg(long)]
+    allow_debug: bool,
 }
 
 impl Keygen {
     pub(crate) fn run(self) -> Result {
-        make(&self.site, &Names { site: self.name, trust_domain: self.trust_domain })?;
+        let mut profiles = site::PROFILES.to_vec();
+        profiles.extend(self.allow_debug.then_some(Profile::Debug));
+        make(&self.site, &Names { site: self.name, trust_domain: self.trust_domain }, &profiles)?;
         println!("{}", self.site.display());
         Ok(Exit::Done)
     }
 }
 
 /// Makes a site; what is in the way is the person's mistake, everything else this host's.
-pub(crate) fn make(directory: &Path, names: &Names) -> Result<()> {
-    let made = site::create(directory, names, host::now()?, getrandom::fill);
+pub(crate) fn make(directory: &Path, names: &Names, profiles: &[Profile]) -> Result<()> {
+    let made = site::create(directory, names, profiles, host::now()?, getrandom::fill);
     let exit = match &made {
         Err(SiteError::Exists { .. } | SiteError::File(_)) => Exit::Usage,
         _ => Exit::Infrastructure,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kiln_formats::decision::{Code, Refusal, Ruling};
 use kiln_formats::event::Event;
-use kiln_formats::job::{Access, Job};
+use kiln_formats::job::{Access, Job, Profile};
 use kiln_formats::manifest::{Outcome, path};
 use kiln_formats::names::BUILDER_DIRECT;
 use kiln_formats::provenance::Provenance;
@@ -35,6 +35,13 @@ fn job() {
         ("other signer", Plan { job_key: 9, ..default() }, gate, "job_signature", "none of the 1 keys"),
         ("expired", ordered(|job| job.expires = at(0)), gate, "expired", "expired"),
         ("expired when decided", ordered(|job| job.expires = at(1)), gate, "expired", "expired"),
+        (
+            "a profile that is not allowed",
+            ordered(|job| job.step[1].profile = Profile::Debug),
+            gate,
+            "profile",
+            "debug",
+        ),
         ("a job against the rules", broken_job(), gate, "job", "rules"),
         (
             "another document than measured",

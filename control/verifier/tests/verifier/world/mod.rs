@@ -17,7 +17,9 @@ use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::event::Event;
-use kiln_formats::job::{Access, CheckedJob, Image, Input, Job, Limits, Output, Step, Workspace, WorkspaceUse};
+use kiln_formats::job::{
+    Access, CheckedJob, Image, Input, Job, Limits, Output, Proc, Profile, Step, Workspace, WorkspaceUse,
+};
 use kiln_formats::log::{Frame, Stream};
 use kiln_formats::manifest::{File, Manifest, Outcome, path};
 use kiln_formats::names::{self, Name};
@@ -113,6 +115,8 @@ pub(crate) fn job() -> Job {
         workdir: "/work/src".into(),
         inputs,
         workspaces,
+        profile: Profile::Strict,
+        proc: Proc::Minimal,
         limits: Limits { memory_bytes: 64 << 20, ..Limits::default() },
     };
     Job {
@@ -148,6 +152,7 @@ pub(crate) fn policy() -> Policy {
         version: 1,
         builder_ids: vec![names::BUILDER_FIRMWARE.into()],
         job_signers: vec![PublicKey(key(JOB_KEY).verifying_key())],
+        profiles: vec![Profile::Strict, Profile::Loopback],
     }
 }
 
