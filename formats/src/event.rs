@@ -29,6 +29,8 @@ pub enum Event {
     Input(Name, Sha256Digest),
     /// A step is about to start: the digest of its canonical text in the job.
     StepBegin(Name, Sha256Digest),
+    /// What a step did was heard to its end: the digest of its trace's payload.
+    StepTrace(Name, Sha256Digest),
     /// A step has ended: the digest of its record's payload.
     StepEnd(Name, Sha256Digest),
     /// An output as it was collected.
@@ -56,6 +58,7 @@ impl fmt::Display for Event {
             Self::Decision(digest) => write!(f, "decision:sha256:{digest}"),
             Self::Input(name, digest) => write!(f, "input:{name}:sha256:{digest}"),
             Self::StepBegin(name, digest) => write!(f, "step-begin:{name}:sha256:{digest}"),
+            Self::StepTrace(name, digest) => write!(f, "step-trace:{name}:sha256:{digest}"),
             Self::StepEnd(name, digest) => write!(f, "step-end:{name}:sha256:{digest}"),
             Self::Output(name, digest) => write!(f, "output:{name}:sha256:{digest}"),
             Self::Provenance(digest) => write!(f, "provenance:sha256:{digest}"),
@@ -82,6 +85,7 @@ impl FromStr for Event {
             ["manifest", "sha256", hex] => Ok(Self::Manifest(digest(hex)?)),
             ["input", of, "sha256", hex] => Ok(Self::Input(name(of)?, digest(hex)?)),
             ["step-begin", of, "sha256", hex] => Ok(Self::StepBegin(name(of)?, digest(hex)?)),
+            ["step-trace", of, "sha256", hex] => Ok(Self::StepTrace(name(of)?, digest(hex)?)),
             ["step-end", of, "sha256", hex] => Ok(Self::StepEnd(name(of)?, digest(hex)?)),
             ["output", of, "sha256", hex] => Ok(Self::Output(name(of)?, digest(hex)?)),
             _ => Err(ParseEventError),
@@ -105,6 +109,7 @@ mod tests {
             Event::Decision(digest),
             Event::Input(name.clone(), digest),
             Event::StepBegin(name.clone(), digest),
+            Event::StepTrace(name.clone(), digest),
             Event::StepEnd(name.clone(), digest),
             Event::Output(name, digest),
             Event::Provenance(digest),

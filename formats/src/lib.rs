@@ -32,6 +32,7 @@ pub mod log;
 pub mod manifest;
 pub mod provenance;
 pub mod record;
+pub mod runtime_trace;
 pub mod verdict;
 
 // How the two sides talk.

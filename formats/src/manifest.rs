@@ -8,7 +8,7 @@ use crate::timestamp::Timestamp;
 
 /// The version of this format.
 pub const VERSION: u32 = 1;
-/// The most files of a bundle: a record and a log for each step, an artifact and its statement for each output, and the rest.
+/// The most files of a bundle: a record, a trace and a log for each step, an artifact and its statement for each output, and the rest.
 pub const FILES_MAX: usize = 1024;
 /// The largest file of the evidence in bytes, artifacts apart.
 pub const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -99,6 +99,12 @@ pub mod path {
     #[must_use]
     pub fn record(sequence: u32, step: &Name) -> String {
         format!("evidence/records/{sequence:02}-{step}.dsse.json")
+    }
+
+    /// The runtime trace of a step.
+    #[must_use]
+    pub fn trace(sequence: u32, step: &Name) -> String {
+        format!("evidence/traces/{sequence:02}-{step}.dsse.json")
     }
 
     /// The log of a step.

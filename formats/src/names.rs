@@ -17,12 +17,16 @@ pub const BUILDER_FIRMWARE: &str = "https://kiln.example/builders/vm-swtpm-firmw
 pub const BUILDER_DIRECT: &str = "https://kiln.example/builders/vm-swtpm-direct/v1";
 /// The predicate of a step's record. Document: `docs/predicates/record/v1.md`.
 pub const PREDICATE_RECORD: &str = "https://kiln.example/predicates/record/v1";
+/// The sandbox as it watches a step. Document: `docs/monitors/sandbox/v1.md`.
+pub const MONITOR: &str = "https://kiln.example/monitors/sandbox/v1";
 /// Our verifier, in the summaries that it writes. Document: `docs/verifier/v1.md`.
 pub const VERIFIER: &str = "https://kiln.example/verifier/v1";
 /// Source: <https://slsa.dev/spec/v1.2/build-provenance>.
 pub const PREDICATE_PROVENANCE: &str = "https://slsa.dev/provenance/v1";
 /// Source: <https://slsa.dev/spec/v1.2/verification_summary>.
 pub const PREDICATE_VERDICT: &str = "https://slsa.dev/verification_summary/v1";
+/// Source: in-toto attestation framework, `spec/predicates/runtime-trace.md`, version 0.1.0. Ours: `docs/predicates/runtime-trace/v0.1.md`.
+pub const PREDICATE_RUNTIME_TRACE: &str = "https://in-toto.io/attestation/runtime-trace/v0.1";
 /// Source: in-toto attestation framework, `spec/v1/statement.md`.
 pub const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 
@@ -107,7 +111,7 @@ mod tests {
     #[test]
     fn every_uri_of_ours_has_a_document() {
         let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/");
-        for uri in [BUILD_TYPE, BUILDER_FIRMWARE, BUILDER_DIRECT, PREDICATE_RECORD, VERIFIER] {
+        for uri in [BUILD_TYPE, BUILDER_FIRMWARE, BUILDER_DIRECT, PREDICATE_RECORD, MONITOR, VERIFIER] {
             let path = format!("{docs}{}.md", uri.strip_prefix(BASE).unwrap());
             assert!(
                 std::fs::read_to_string(&path).is_ok_and(|text| text.contains(uri)),
