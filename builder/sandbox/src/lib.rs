@@ -29,6 +29,8 @@ mod view;
 
 pub use cgroup::{Error as CgroupError, remove_abandoned};
 pub use enforced::{CgroupFacts, Confirmed, Enforced, Landlock, MountFact, ProcessFacts};
+#[cfg(feature = "mutation")]
+pub use filter::time_installation as time_filter_installation;
 pub use launcher::{Error as SpawnError, Launcher};
 pub use layer::{Error as LayerError, Layer, Requirements};
 pub use outcome::{Exit, Outcome, Usage};

@@ -151,6 +151,20 @@ fn append(program: &mut BpfProgram, rules: BpfProgram, denied: Answer) {
     );
 }
 
+/// Confines the calling thread with a step's filter, for good, and says how long that took: for the benchmark.
+///
+/// # Errors
+/// If the filter does not compile or the kernel does not take it.
+#[cfg(feature = "mutation")]
+pub fn time_installation(profile: Profile) -> Result<std::time::Duration, Box<dyn std::error::Error>> {
+    let filter = Filter::compile(profile, true)?;
+    let begin = std::time::Instant::now();
+    let listener = filter.install()?;
+    let taken = begin.elapsed();
+    drop(listener);
+    Ok(taken)
+}
+
 /// Ranges of numbers with one answer, in order, covering all numbers: `(first, answer)`.
 fn ranges(answers: &[(u32, Answer)], unknown: Answer) -> Vec<(u32, Answer)> {
     let mut sorted = answers.to_vec();
