@@ -4,18 +4,25 @@
 //! and has a register and digests of known length. It does not tell you that the log is true: only values that [`EventLog::replay`]
 //! yields *and a quote carries* do that, and event data counts only where it hashes to its digest.
 //!
-//! Nothing is copied: an event borrows from the input, so memory does not grow with a hostile log. Deliberately absent: repair
-//! of torn logs, and the decoding of every event type's data ([`describe()`] puts the few that a boot of ours has into words).
+//! Nothing is copied: an event borrows from the input, so memory does not grow with a hostile log. An event's data is decoded when
+//! it is asked for ([`Event::content`]), and comes out as a fact only if it hashes to its digest. Deliberately absent: repair of
+//! torn logs.
 
+mod content;
+#[cfg(test)]
+pub(crate) mod corpus;
+mod cursor;
+pub mod decode;
 mod describe;
 mod kind;
 mod parse;
-mod replay;
+pub(crate) mod replay;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 
+pub use content::{Claim, Content, Coverage, Fact};
 pub use describe::describe;
 pub use kind::EventType;
 pub use parse::Events;
@@ -53,6 +60,7 @@ pub struct Algorithm {
 pub struct EventLog<'a> {
     layout: Layout,
     algorithms: Vec<Algorithm>,
+    header: Option<&'a [u8]>,
     /// The events of the log, header and padding cut off.
     body: &'a [u8],
     /// Where `body` starts in the input.
@@ -148,6 +156,12 @@ impl<'a> EventLog<'a> {
         &self.algorithms
     }
 
+    /// The data of the `Spec ID` header, if the log has one.
+    #[must_use]
+    pub const fn header(&self) -> Option<&'a [u8]> {
+        self.header
+    }
+
     /// How many events there are, the `Spec ID` header not counted.
     #[must_use]
     pub const fn event_count(&self) -> usize {
@@ -179,8 +193,19 @@ impl<'a> Event<'a> {
 
     /// The digests of the banks that we know; others are passed over by the size that the header gives.
     pub fn digests(&self) -> impl Iterator<Item = BankDigest> + use<'a> {
+        self.raw_digests().filter_map(|(algorithm, bytes)| BankDigest::new(Bank::from_algorithm(algorithm)?, bytes))
+    }
+
+    /// The data decoded, by what it is worth. Every call decodes and hashes anew.
+    #[must_use]
+    pub fn content(&self) -> Content<'a> {
+        let digests: Vec<BankDigest> = self.digests().collect();
+        Content::of(self.event_type, self.data, &digests)
+    }
+
+    /// All digests, those of algorithms that we do not know among them: the `TPM_ALG_ID` and the bytes.
+    pub fn raw_digests(&self) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         parse::digests(self.layout, self.algorithms, self.raw_digests)
-            .filter_map(|(algorithm, bytes)| BankDigest::new(Bank::from_algorithm(algorithm)?, bytes))
     }
 
     /// The digest in one bank.

@@ -18,6 +18,8 @@ pub mod job;
 pub mod trust;
 
 // What the boot says.
+pub mod boot;
+pub mod cel;
 pub mod certificate;
 pub mod event;
 pub mod eventlog;

@@ -1,7 +1,7 @@
 //! PCR banks, values and the extend operation.
 //!
 //! [`PcrValues`] is what a log *claims* once it is folded; only a quote over the same values turns the claim into evidence.
-//! Deliberately absent: talking to a TPM, and SM3 arithmetic (its digests are carried by size, its bank is never folded).
+//! Deliberately absent: talking to a TPM.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,6 +9,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
+
+use sm3::Sm3;
 
 use crate::digest::Sha256Digest;
 
@@ -32,7 +34,7 @@ pub enum Bank {
     Sha384,
     /// SHA-512.
     Sha512,
-    /// SM3-256: known by its size, not computed.
+    /// SM3-256, on machines made for China. Kiln's own logs do not have it.
     Sm3,
 }
 
@@ -87,7 +89,7 @@ impl Bank {
         Self::ALL.into_iter().find(|bank| bank.name() == name)
     }
 
-    /// The digest of `bytes` in this bank's algorithm; `None` for a bank whose algorithm we do not compute.
+    /// The digest of `bytes` in this bank's algorithm.
     #[must_use]
     pub fn hash(self, bytes: &[u8]) -> Option<BankDigest> {
         self.hash_two(bytes, &[])
@@ -103,7 +105,7 @@ impl Bank {
             Self::Sha256 => BankDigest::new(self, run::<Sha256>(first, second).as_ref()),
             Self::Sha384 => BankDigest::new(self, run::<Sha384>(first, second).as_ref()),
             Self::Sha512 => BankDigest::new(self, run::<Sha512>(first, second).as_ref()),
-            Self::Sm3 => None,
+            Self::Sm3 => BankDigest::new(self, run::<Sm3>(first, second).as_ref()),
         }
     }
 }
@@ -143,6 +145,11 @@ impl PcrIndex {
     #[must_use]
     pub const fn get(self) -> u8 {
         self.0
+    }
+
+    /// Every register, in ascending order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..PCR_COUNT).map(Self)
     }
 
     /// The registers 0 to 15, the ones that Kiln quotes, in ascending order.
@@ -246,8 +253,7 @@ impl BankDigest {
         self.bytes.iter().all(|b| *b == 0)
     }
 
-    /// This register value extended with `digest`: the hash of both. `None` if the banks differ or the algorithm is one that
-    /// we do not compute.
+    /// This register value extended with `digest`: the hash of both. `None` if the banks differ.
     #[must_use]
     pub fn extend(&self, digest: &Self) -> Option<Self> {
         if self.bank != digest.bank {
@@ -300,7 +306,7 @@ impl PcrValues {
         self.values.insert((value.bank(), index), value);
     }
 
-    /// Extends one register of the digest's bank; a bank that we do not compute stays untouched.
+    /// Extends one register of the digest's bank.
     pub fn extend(&mut self, index: PcrIndex, digest: &BankDigest) {
         if let Some(value) = self.get_or_reset(digest.bank(), index).extend(digest) {
             self.set(index, value);
@@ -343,9 +349,11 @@ mod tests {
     }
 
     #[test]
-    fn banks_never_mix_and_sm3_is_not_computed() {
+    fn banks_never_mix() {
         assert_eq!(BankDigest::zero(Bank::Sha1).extend(&BankDigest::zero(Bank::Sha256)), None);
-        assert_eq!(BankDigest::zero(Bank::Sm3).extend(&BankDigest::zero(Bank::Sm3)), None);
+        // Source: GM/T 0004-2012, appendix A.1.
+        let abc = "66c7f0f462eeedd9d1f2d46bdc10e4e24167c4875cf2f7a2297da02b8f4ba8e0";
+        assert_eq!(Bank::Sm3.hash(b"abc").unwrap().to_string(), abc);
         assert_eq!(BankDigest::new(Bank::Sha384, &[0; 32]), None);
         for bank in Bank::ALL {
             assert_eq!(Bank::from_algorithm(bank.algorithm()), Some(bank));

@@ -2,6 +2,7 @@
 //!
 //! The same [`read_event`] serves the first, checking walk and every later one, so that both agree about where events are.
 
+use super::cursor::Cursor;
 use super::{ALGORITHMS_MAX, Algorithm, Event, EventLog, EventLogError, EventType, LOG_BYTES_MAX, Layout};
 use crate::pcr::Bank;
 
@@ -13,38 +14,6 @@ const SPEC_ID_03: &[u8; 16] = b"Spec ID Event03\0";
 /// More distinct algorithms than one event can have: those of the header and the known banks.
 const DISTINCT_MAX: usize = ALGORITHMS_MAX + Bank::ALL.len();
 
-/// A position in the input.
-#[derive(Clone, Copy)]
-struct Cursor<'a> {
-    bytes: &'a [u8],
-}
-
-impl<'a> Cursor<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (head, tail) = self.bytes.split_at_checked(count)?;
-        self.bytes = tail;
-        Some(head)
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.take(1)?.first().copied()
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
-    }
-
-    /// Bytes behind a 32-bit length.
-    fn sized(&mut self) -> Option<&'a [u8]> {
-        let size = usize::try_from(self.u32()?).ok()?;
-        self.take(size)
-    }
-}
-
 /// See [`EventLog::parse`].
 pub(super) fn parse(bytes: &[u8]) -> Result<EventLog<'_>, EventLogError> {
     if bytes.len() > LOG_BYTES_MAX {
@@ -55,12 +24,13 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog<'_>, EventLogError> {
         return Err(EventLogError::Empty);
     }
     let (first, first_bytes) = read_event(bytes, 0, Layout::Sha1, &[])?;
-    let header = match first.event_type == EventType::NO_ACTION && first.data.starts_with(SPEC_ID_03) {
-        true => Some(algorithms(first.data)?),
-        false => None,
-    };
+    let is_agile = first.event_type == EventType::NO_ACTION && first.data.starts_with(SPEC_ID_03);
+    let header = is_agile.then_some(first.data);
     let (layout, body_offset) = if header.is_some() { (Layout::CryptoAgile, first_bytes) } else { (Layout::Sha1, 0) };
-    let algorithms = header.unwrap_or_else(|| vec![Algorithm { id: Bank::Sha1.algorithm(), digest_bytes: 20 }]);
+    let algorithms = match header {
+        Some(data) => algorithms(data)?,
+        None => vec![Algorithm { id: Bank::Sha1.algorithm(), digest_bytes: 20 }],
+    };
 
     // Padding starts at an event's end or inside the last event, whose own data may look like it.
     let mut offset = body_offset;
@@ -71,7 +41,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog<'_>, EventLogError> {
         event_count += 1;
     }
     let body = bytes.get(body_offset..offset).unwrap_or_default();
-    Ok(EventLog { layout, algorithms, body, body_offset, padding_bytes: bytes.len() - offset, event_count })
+    Ok(EventLog { layout, algorithms, header, body, body_offset, padding_bytes: bytes.len() - offset, event_count })
 }
 
 /// Where the run of equal padding bytes at the input's end starts; the input's length if it ends in neither `0x00` nor `0xff`.

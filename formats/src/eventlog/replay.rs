@@ -1,72 +1,117 @@
 //! The fold from events to register values.
 
+use super::decode::startup_locality;
 use super::{Event, EventLog, EventType};
 use crate::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
-
-/// Announces the locality from which the TPM was started.
-///
-/// Source: TCG PC Client Platform Firmware Profile 1.06, section 10.4.5.3.
-const STARTUP_LOCALITY: &[u8; 16] = b"StartupLocality\0";
 
 /// The locality of an H-CRTM sequence. Source: TPM 2.0 Library part 1, section 17.9.2.
 const HCRTM_LOCALITY: u8 = 4;
 
-impl EventLog<'_> {
-    /// The register values that the log claims, in every bank that it has and we compute.
-    ///
-    /// PCR 0 starts at the locality that the log announces, at 4 if hardware measured the firmware; PCR 17 to 22 start with all
-    /// bits set, at zero once a dynamic launch reset them. An event without a digest in a bank leaves that bank as it is.
-    #[must_use]
-    pub fn replay(&self) -> PcrValues {
+/// Register values in the making. It knows the two rules that are not an extend: where PCR 0 starts, and what a dynamic launch
+/// resets.
+pub(crate) struct Fold {
+    values: PcrValues,
+    banks: Vec<Bank>,
+    launched: bool,
+}
+
+impl Fold {
+    /// Registers at their reset values in `banks`; PCR 0 at the locality that the log announces.
+    pub(crate) fn new(banks: Vec<Bank>, locality: Option<u8>) -> Self {
         let mut values = PcrValues::new();
-        if let (Some(locality), Ok(pcr0)) = (self.startup_locality(), PcrIndex::new(0)) {
-            for bank in self.banks() {
-                values.set(pcr0, BankDigest::started_at(bank, locality));
+        if let (Some(locality), Ok(pcr0)) = (locality, PcrIndex::new(0)) {
+            for bank in &banks {
+                values.set(pcr0, BankDigest::started_at(*bank, locality));
             }
         }
-        let mut launched = false;
-        for event in self.events() {
-            let Some(index) = event.extends() else { continue };
-            if event.event_type == EventType::HASH_START && index.is_dynamic() && !launched {
-                launched = true;
-                self.reset_dynamic(&mut values);
-            }
-            for digest in event.digests() {
-                values.extend(index, &digest);
-            }
+        Self { values, banks, launched: false }
+    }
+
+    /// Extends one register. A dynamic launch sets its registers to zero before its first event.
+    pub(crate) fn extend(
+        &mut self,
+        event_type: Option<EventType>,
+        index: PcrIndex,
+        digests: impl Iterator<Item = BankDigest>,
+    ) {
+        if event_type == Some(EventType::HASH_START) && index.is_dynamic() && !self.launched {
+            self.launched = true;
+            self.reset_dynamic();
         }
-        values
-    }
-
-    /// The locality from which PCR 0 starts, if the log says anything about it.
-    #[must_use]
-    pub fn startup_locality(&self) -> Option<u8> {
-        if self.events().any(|event| event.event_type == EventType::HCRTM && event.register == 0) {
-            return Some(HCRTM_LOCALITY);
+        for digest in digests {
+            self.values.extend(index, &digest);
         }
-        self.events().find_map(|event| announced_locality(&event))
     }
 
-    /// The banks that the log's header declares and that we compute.
-    fn banks(&self) -> impl Iterator<Item = Bank> {
-        self.algorithms()
-            .iter()
-            .filter_map(|algorithm| Bank::from_algorithm(algorithm.id))
-            .filter(|bank| *bank != Bank::Sm3)
+    pub(crate) fn finish(self) -> PcrValues {
+        self.values
     }
 
-    fn reset_dynamic(&self, values: &mut PcrValues) {
-        for bank in self.banks() {
-            for index in (0..24).filter_map(|i| PcrIndex::new(i).ok()).filter(|i| i.is_dynamic()) {
-                values.set(index, BankDigest::zero(bank));
+    fn reset_dynamic(&mut self) {
+        for bank in &self.banks {
+            for index in PcrIndex::all().filter(|index| index.is_dynamic()) {
+                self.values.set(index, BankDigest::zero(*bank));
             }
         }
     }
 }
 
-fn announced_locality(event: &Event<'_>) -> Option<u8> {
-    if event.event_type != EventType::NO_ACTION {
-        return None;
+/// What an event says of the locality from which PCR 0 starts.
+pub(crate) fn locality(event_type: EventType, register: u32, data: &[u8]) -> Option<Locality> {
+    match event_type {
+        EventType::HCRTM if register == 0 => Some(Locality::Hardware),
+        EventType::NO_ACTION => startup_locality(data).map(Locality::Announced),
+        _ => None,
     }
-    event.data.strip_prefix(STARTUP_LOCALITY)?.first().copied()
+}
+
+/// Where PCR 0 starts, by one event's word; the hardware's goes before what firmware announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Locality {
+    /// Hardware measured the firmware.
+    Hardware,
+    /// As announced.
+    Announced(u8),
+}
+
+/// The locality that all events together lead to.
+pub(crate) fn start(mut words: impl Iterator<Item = Locality>) -> Option<u8> {
+    let mut announced = None;
+    words
+        .find_map(|word| match word {
+            Locality::Hardware => Some(HCRTM_LOCALITY),
+            Locality::Announced(locality) => {
+                announced = announced.or(Some(locality));
+                None
+            }
+        })
+        .or(announced)
+}
+
+impl EventLog<'_> {
+    /// The register values that the log claims, in every bank that it has and we know.
+    ///
+    /// PCR 0 starts at the locality that the log announces, at 4 if hardware measured the firmware; PCR 17 to 22 start with all
+    /// bits set, at zero once a dynamic launch reset them. An event without a digest in a bank leaves that bank as it is.
+    #[must_use]
+    pub fn replay(&self) -> PcrValues {
+        let mut fold = Fold::new(self.banks().collect(), self.startup_locality());
+        for event in self.events() {
+            if let Some(index) = event.extends() {
+                fold.extend(Some(event.event_type), index, event.digests());
+            }
+        }
+        fold.finish()
+    }
+
+    /// The locality from which PCR 0 starts, if the log says anything about it.
+    #[must_use]
+    pub fn startup_locality(&self) -> Option<u8> {
+        start(self.events().filter_map(|event: Event<'_>| locality(event.event_type, event.register, event.data)))
+    }
+
+    /// The banks that the log's header declares and that we know.
+    pub fn banks(&self) -> impl Iterator<Item = Bank> {
+        self.algorithms().iter().filter_map(|algorithm| Bank::from_algorithm(algorithm.id))
+    }
 }
