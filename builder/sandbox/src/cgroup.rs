@@ -8,9 +8,10 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open, openat};
 use thiserror::Error;
 
@@ -24,7 +25,8 @@ const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 const CPU_PERIOD_US: u64 = 100_000;
 /// How long a killed step may take to be gone: long enough for the kernel to free the memory of the largest one.
 const GONE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause between looks at `cgroup.events`.
+/// Pause between looks at `cgroup.events`, for members that are no descendants of the sandbox init: there are none. The kernel's
+/// own notice is no faster, it sends at most one in 10 ms. Source: `CGROUP_FILE_NOTIFY_MIN_INTV` in kernel/cgroup/cgroup.c.
 const GONE_POLL: Duration = Duration::from_millis(1);
 /// Bytes of one interface file: the longest, `memory.stat`, is not read here.
 const FILE_BYTES_MAX: u64 = 4096;
@@ -82,7 +84,12 @@ impl Hierarchy {
         let name = format!("step-{}", self.next.fetch_add(1, Ordering::Relaxed));
         let directory = self.directory.join(&name);
         make(&directory)?;
-        let cgroup = Cgroup { fd: open_directory(&directory)?, directory, path: format!("{}/{name}", self.path) };
+        let cgroup = Cgroup {
+            fd: open_directory(&directory)?,
+            directory,
+            path: format!("{}/{name}", self.path),
+            empty: AtomicBool::new(false),
+        };
         cgroup.set("cgroup.max.descendants", "0")?;
         if self.limits {
             cgroup.limit(limits)?;
@@ -104,6 +111,8 @@ pub(crate) struct Cgroup {
     fd: OwnedFd,
     directory: PathBuf,
     path: String,
+    /// Seen to have no member, after which it gets no other: only the launcher puts one in, once.
+    empty: AtomicBool,
 }
 
 impl Cgroup {
@@ -152,20 +161,30 @@ impl Cgroup {
             "memory.zswap.max",
             "pids.max",
         ];
-        let present = names.iter().map(|name| (name, self.directory.join(name))).filter(|(_, path)| path.exists());
-        let files = present.map(|(name, path)| Ok(((*name).to_owned(), read_file(&path)?)));
-        Ok(CgroupFacts { path: self.path.clone(), files: files.collect::<Result<_, Error>>()? })
+        let mut files = BTreeMap::new();
+        for name in names {
+            files.extend(present(read_file(&self.directory.join(name)))?.map(|text| (name.to_owned(), text)));
+        }
+        Ok(CgroupFacts { path: self.path.clone(), files })
     }
 
     /// Kills every member at once, frozen and stopped ones as well.
     pub(crate) fn kill(&self) -> Result<(), Error> {
-        write_at(&self.fd, "cgroup.kill", "1")
+        if self.empty.load(Ordering::SeqCst) { Ok(()) } else { write_at(&self.fd, "cgroup.kill", "1") }
     }
 
-    /// Kills, then waits until no member is left.
-    pub(crate) fn kill_and_wait(&self) -> Result<(), Error> {
+    /// Kills, then waits until no member is left. `init`: the sandbox init, with which the kernel ends all others.
+    pub(crate) fn kill_and_wait(&self, init: Option<BorrowedFd<'_>>) -> Result<(), Error> {
+        if self.empty.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         let begin = Instant::now();
         self.kill()?;
+        if let Some(init) = init {
+            let timeout = Timespec { tv_sec: GONE_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
+            // However this ends, the cgroup has the last word.
+            let _ = poll(&mut [PollFd::new(&init, PollFlags::IN)], Some(&timeout));
+        }
         while self.flat("cgroup.events")?.get("populated") != Some(&0) {
             if begin.elapsed() > GONE_TIMEOUT {
                 let waited_ms = begin.elapsed().as_millis() as u64;
@@ -173,25 +192,21 @@ impl Cgroup {
             }
             std::thread::sleep(GONE_POLL);
         }
+        self.empty.store(true, Ordering::SeqCst);
         Ok(())
     }
 
     /// What the step used; complete once it is gone.
     pub(crate) fn usage(&self, wall_ms: u64) -> Result<Usage, Error> {
         let number = |file: &str| -> Result<Option<u64>, Error> {
-            let path = self.directory.join(file);
-            if !path.exists() {
-                return Ok(None);
-            }
-            Ok(read_file(&path)?.parse().ok())
+            Ok(present(read_file(&self.directory.join(file)))?.and_then(|text| text.parse().ok()))
         };
         let cpu = self.flat("cpu.stat")?;
         let event = |file: &str, name: &str| -> Result<u64, Error> {
-            if !self.directory.join(file).exists() {
-                return Ok(0);
-            }
-            Ok(self.flat(file)?.get(name).copied().unwrap_or(0))
+            Ok(present(self.flat(file))?.and_then(|counts| counts.get(name).copied()).unwrap_or(0))
         };
+        // One account for each device; none if nobody counts.
+        let io = present(read_file(&self.directory.join("io.stat")))?;
         Ok(Usage {
             wall_ms,
             cpu_us: cpu.get("usage_usec").copied().unwrap_or(0),
@@ -199,18 +214,9 @@ impl Cgroup {
             pids_peak: number("pids.peak")?,
             oom_kills: event("memory.events", "oom_kill")?,
             pids_refused: event("pids.events", "max")?,
-            io_read_bytes: self.io("rbytes")?,
-            io_written_bytes: self.io("wbytes")?,
+            io_read_bytes: io.as_ref().map(|text| io_sum(text, "rbytes")),
+            io_written_bytes: io.as_ref().map(|text| io_sum(text, "wbytes")),
         })
-    }
-
-    /// One account of `io.stat`, over all devices; `None`: nobody counts.
-    fn io(&self, name: &str) -> Result<Option<u64>, Error> {
-        let path = self.directory.join("io.stat");
-        if !path.exists() {
-            return Ok(None);
-        }
-        Ok(Some(io_sum(&read_file(&path)?, name)))
     }
 
     /// A file of `name number` lines.
@@ -230,7 +236,7 @@ impl AsFd for Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         // Best effort is right here only because `Step::wait` already killed, waited and said if that failed.
-        let _ = self.kill_and_wait();
+        let _ = self.kill_and_wait(None);
         let _ = fs::remove_dir(&self.directory);
     }
 }
@@ -254,8 +260,9 @@ pub fn remove_abandoned(pid: u32) -> Result<(), Error> {
             continue;
         }
         let path = format!("{path}/{}", entry.file_name().to_string_lossy());
-        let cgroup = Cgroup { fd: open_directory(&entry.path())?, directory: entry.path(), path };
-        cgroup.kill_and_wait()?;
+        let cgroup =
+            Cgroup { fd: open_directory(&entry.path())?, directory: entry.path(), path, empty: AtomicBool::new(false) };
+        cgroup.kill_and_wait(None)?;
         fs::remove_dir(entry.path()).map_err(|source| file_error("remove", &entry.path(), source))?;
     }
     fs::remove_dir(&parent).map_err(|source| file_error("remove", &parent, source))
@@ -321,6 +328,14 @@ fn write_at(directory: &OwnedFd, file: &str, value: &str) -> Result<(), Error> {
     match write() {
         Ok(_) => Ok(()),
         Err(source) => Err(file_error("write", Path::new(file), source.into())),
+    }
+}
+
+/// `None` in place of the error that says that this kernel has no such file.
+fn present<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
     }
 }
 

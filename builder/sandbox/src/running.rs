@@ -1,7 +1,7 @@
 //! A step that runs: wait for it, kill it, account for it. However it ends, all of it is gone before anyone looks at its files.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -134,7 +134,7 @@ impl Step {
     /// [`Error::Trace`] if its trace is not whole.
     pub fn wait(mut self) -> Result<Outcome, Error> {
         let heard = self.listen();
-        self.cgroup.kill_and_wait()?;
+        self.cgroup.kill_and_wait(Some(self.init.as_fd()))?;
         let heard = heard?;
         let usage = self.cgroup.usage(self.started.elapsed().as_millis() as u64)?;
         let exit = judge(&heard, self.killed.load(Ordering::SeqCst), &usage).ok_or(Error::Lost)?;

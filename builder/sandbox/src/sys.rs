@@ -195,10 +195,15 @@ pub(crate) fn reset_signals() {
 /// Lets the kernel reap this process's children.
 pub(crate) fn ignore_children() -> io::Result<()> {
     // SAFETY: SIG_IGN is a valid disposition and SIGCHLD a valid signal.
-    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } == libc::SIG_ERR {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets this process hear of its children again.
+pub(crate) fn default_children() -> io::Result<()> {
+    // SAFETY: SIG_DFL is a valid disposition and SIGCHLD a valid signal.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    if before == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Brings the loopback interface of the current network namespace up.

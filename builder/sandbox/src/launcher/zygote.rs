@@ -71,6 +71,7 @@ fn settle() -> Result<Settled, Failed> {
         }
     };
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| failed("PR_SET_DUMPABLE")(e.into()))?;
+    sys::reset_signals();
     sys::ignore_children().map_err(failed("SIGCHLD"))?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = open("/proc", flags, Mode::empty()).map_err(|e| failed("open /proc")(e.into()))?;

@@ -41,7 +41,9 @@ fn live(handed: Handed<'_>) {
     let Ok(control) = handed.descriptors.keep_only_control(handed.alone) else { return };
     let report = retire(handed.init_filter, &control).and_then(|()| reap_until(step));
     let report = report.unwrap_or_else(Report::Failed);
-    drop(control.send(&report, &[]));
+    let sent = control.send(&report, &[]);
+    // At once: to close a descriptor is none of the few system calls that are left.
+    sys::exit_now(i32::from(sent.is_err()))
 }
 
 fn begin(handed: &Handed<'_>) -> Staged<(Forked, OwnedFd)> {
@@ -66,7 +68,8 @@ fn reap_until(step: i32) -> Staged<Report> {
 /// Everything that needs root outside of a user namespace. Returns the setup procfs.
 fn prepare(handed: &Handed<'_>) -> Staged<OwnedFd> {
     bind_to_launcher()?;
-    sys::reset_signals();
+    // The launcher ignored no other. Source: CLONE_CLEAR_SIGHAND in clone(2), which leaves ignored ones alone.
+    sys::default_children().at(Layer::Process, "SIGCHLD")?;
     // A caller that waits for signals has them blocked, and a mask outlives fork and execve.
     SigSet::empty().thread_set_mask().at(Layer::Process, "sigprocmask")?;
     set_thread_groups(&[]).at(Layer::Identity, "setgroups")?;

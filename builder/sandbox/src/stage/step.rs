@@ -6,13 +6,13 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use caps::CapSet;
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, setrlimit, setsid, umask};
 use rustix::thread::{
-    CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits, set_no_new_privs,
+    CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities_secure_bits, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits, set_no_new_privs,
     set_thread_res_gid, set_thread_res_uid,
 };
 
@@ -20,7 +20,7 @@ use super::{At, Descriptors, Handed, Staged, landlock, set};
 use crate::enforced::Confirmed;
 use crate::filter::Filter;
 use crate::launcher::channel::Channel;
-use crate::launcher::order::{Failed, GO, Order, Report};
+use crate::launcher::order::{GO, Order, Report};
 use crate::layer::Layer;
 use crate::policy::VIEW_ID;
 use crate::sys::{self, SingleThread};
@@ -152,10 +152,13 @@ fn identity(id: u32) -> Staged<()> {
 
 /// Becomes `id` without any capability, for good: bounding set and securebits first, while that is still allowed.
 pub(super) fn drop_privileges(id: u32) -> Staged<()> {
-    let caps =
-        |error: caps::errors::CapsError| Failed { layer: Layer::Capabilities, operation: error.to_string(), errno: 0 };
-    for capability in caps::all() {
-        caps::drop(None, CapSet::Bounding, capability).map_err(caps)?;
+    for number in 0..u64::BITS {
+        match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
+            Ok(()) => {}
+            // The one after the last: how many there are is the kernel's to say.
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(error).at(Layer::Capabilities, "PR_CAPBSET_DROP"),
+        }
     }
     let bits = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED
@@ -166,10 +169,10 @@ pub(super) fn drop_privileges(id: u32) -> Staged<()> {
         | CapabilitiesSecureBits::NO_CAP_AMBIENT_RAISE_LOCKED;
     set_capabilities_secure_bits(bits).at(Layer::Capabilities, "PR_SET_SECUREBITS")?;
     identity(id)?;
-    for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set).map_err(caps)?;
-    }
-    Ok(())
+    clear_ambient_capability_set().at(Layer::Capabilities, "PR_CAP_AMBIENT")?;
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    set_capabilities(None, none).at(Layer::Capabilities, "capset")
 }
 
 fn wait_for_go(control: &Channel) -> Staged<()> {
