@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::MetadataCommand;
 
 /// Which packages of the workspace each may use, tests and build scripts included.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("kiln-formats", &[]),
     ("kiln-tpm", &["kiln-formats"]),
     ("kiln-sandbox", &[]),
+    ("kiln-confine", &["kiln-sandbox"]),
     ("kiln-init", &["kiln-formats", "kiln-tpm", "kiln-builder"]),
     ("kiln-builder", &["kiln-formats", "kiln-sandbox"]),
     ("kiln-image", &["kiln-formats"]),

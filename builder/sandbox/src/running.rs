@@ -178,13 +178,16 @@ impl Step {
             }
             // Whatever was said before the end is read first.
             if control.contains(PollFlags::IN) {
-                match self.control.receive::<Report>(REPORT_BYTES_MAX).map_err(failed)? {
-                    Some(received) => match received.message {
+                match self.control.receive::<Report>(REPORT_BYTES_MAX) {
+                    // Said once, of a step that was killed before it read our last word; what was said before still comes.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                    Err(error) => return Err(failed(error)),
+                    Ok(Some(received)) => match received.message {
                         Report::Exited { status } => heard.status = Some(status),
                         Report::NotExecuted { errno } => heard.not_executed = Some(errno),
                         _ => {}
                     },
-                    None => return Ok(heard),
+                    Ok(None) => return Ok(heard),
                 }
             } else if !init.is_empty() || !control.is_empty() {
                 return Ok(heard);

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat2};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -30,7 +30,7 @@ pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
     for place in handed.order.places.iter().filter(|place| place.kind != Kind::Root) {
         let mount = prepare(place, handed)?;
         if place.make {
-            make_point(root, &place.target)?;
+            make_point(root, &place.target, mount.as_fd())?;
         }
         let at = open_point(root.as_fd(), &place.target).at(View, &format!("mount point {}", place.target))?;
         attach(mount.as_fd(), at.as_fd(), "").at(View, &format!("move_mount to {}", place.target))?;
@@ -108,13 +108,15 @@ fn make(parent: BorrowedFd<'_>, point: &Point) -> Result<(), Errno> {
     rustix::fs::openat(parent, point.name.as_str(), flags, Mode::from_raw_mode(0o644)).map(|_| ())
 }
 
-/// Makes a directory to mount at, in a file system of the view's own, with the directories on the way.
-fn make_point(root: &OwnedFd, target: &str) -> Staged<()> {
+/// Makes a place to mount at, of the type of what is mounted, in a file system of the view's own, with the directories on the way.
+fn make_point(root: &OwnedFd, target: &str, mount: BorrowedFd<'_>) -> Staged<()> {
+    let kind = FileType::from_raw_mode(fstat(mount).at(View, &format!("fstat of {target}"))?.st_mode);
     let ends = target.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0).chain([target.len()]);
     for path in ends.filter_map(|end| target.get(1..end)) {
-        match mkdirat(root, path, Mode::from_raw_mode(0o755)) {
+        let directory = kind == FileType::Directory || path.len() + 1 < target.len();
+        match make(root.as_fd(), &Point { name: path.to_owned(), directory }) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(error) => return Err(error).at(View, &format!("mkdir of {target}")),
+            Err(error) => return Err(error).at(View, &format!("making of {target}")),
         }
     }
     Ok(())

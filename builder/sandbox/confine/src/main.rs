@@ -1,0 +1,35 @@
+//! `kiln-confine`: runs one command under every layer of kiln-sandbox, from anyone's script. docs/kiln-confine.md is its manual.
+//!
+//! In reading order: [`arguments`] is what a person types and [`document`] what a policy file says, with [`quantity`] and [`bind`]
+//! for the words in both; [`effective`] puts the two together and makes a policy of them; [`run`] takes a [`slot`], starts the
+//! step, passes on what it says ([`relay`]) and the signals that come ([`signals`]), and waits; [`end`] names how it ended, in a
+//! number and in words; [`report`] and [`status`] tell programs; [`refusal`] is every reason for not running, with its remedy.
+//!
+//! Deliberately absent: standard input, terminals and inherited descriptors for the command, networks, and any fallback. What this
+//! kernel cannot give is refused, unless it was given up by name.
+
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod bind;
+mod document;
+mod effective;
+mod end;
+mod quantity;
+mod refusal;
+mod relay;
+mod report;
+mod run;
+mod signals;
+mod slot;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::arguments::Arguments;
+
+fn main() -> ExitCode {
+    run::main(Arguments::parse())
+}

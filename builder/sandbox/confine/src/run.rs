@@ -1,0 +1,160 @@
+//! One run: from arguments to the process's answer.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use kiln_sandbox::{Launcher, Outcome, Policy};
+
+use crate::arguments::Arguments;
+use crate::document::Document;
+use crate::effective::{Effective, effective};
+use crate::end::{self, End};
+use crate::refusal::Refusal;
+use crate::relay::Relay;
+use crate::report::{self, About, Report};
+use crate::signals::{Blocked, Signals};
+use crate::slot::Slot;
+use crate::status::{Line, Status};
+
+/// What is known of a run so far, for the report.
+#[derive(Debug, Default)]
+struct Known {
+    command: Vec<String>,
+    policy: Option<Document>,
+    slot: Option<u16>,
+}
+
+/// A command that has ended, and whose output may still be on its way.
+struct Ended {
+    outcome: Outcome,
+    end: End,
+    relay: Relay,
+}
+
+/// Does what the arguments say.
+pub(crate) fn main(arguments: Arguments) -> ExitCode {
+    let mut status = match Status::open(arguments.status_fd) {
+        Ok(status) => status,
+        Err(error) => return refuse(&error.into()).into(),
+    };
+    let mut known = Known::default();
+    let number = match confine(&arguments, &mut known, &mut status) {
+        Ok(None) => 0,
+        Ok(Some(ended)) => finish(&arguments, &known, &mut status, ended),
+        Err(refusal) => {
+            let (number, end) = (refuse(&refusal), End::refused(&refusal));
+            let message = refusal.causes().join(": ");
+            let told = tell(&arguments, &known, &mut status, (number, &end, Some(&message)), None);
+            told.map_or_else(|refusal| refuse(&refusal), |()| number)
+        }
+    };
+    number.into()
+}
+
+/// Everything up to the end of the command. `None`: nothing was to be run.
+fn confine(arguments: &Arguments, known: &mut Known, status: &mut Status) -> Result<Option<Ended>, Refusal> {
+    let effective = read(arguments)?;
+    known.policy = Some(effective.document().clone());
+    if arguments.print_policy {
+        let text = toml::to_string(effective.document()).map_err(|source| Refusal::Print { source })?;
+        print!("{text}");
+        return Ok(None);
+    }
+    known.command = texts(&arguments.command)?;
+    if !rustix::process::geteuid().is_root() {
+        return Err(Refusal::NotRoot);
+    }
+    if let Some(path) = &arguments.report {
+        report::try_out(path)?;
+    }
+    // Both before anything is taken or started: a mistake costs nothing.
+    let requirements = effective.requirements()?;
+    Policy::new(effective.draft(known.command.clone(), 0))?;
+    let signals = Blocked::block()?;
+    let slot = Slot::take()?;
+    known.slot = Some(slot.number);
+    let policy = Policy::new(effective.draft(known.command.clone(), slot.number))?;
+    for layer in &effective.document().without {
+        eprintln!("kiln-confine: given up: {layer}");
+    }
+    // Forks, so it comes before the first thread.
+    let launcher = Launcher::start_with(requirements)?;
+    let signals = signals.take()?;
+    let ended = run(&launcher, &policy, &signals, status);
+    signals.release();
+    // The cgroup goes with the launcher, the slot's file with the slot; both before a slow reader is waited for.
+    drop((launcher, slot));
+    signals.over();
+    ended.map(Some)
+}
+
+/// The policy that file and flags add up to here.
+fn read(arguments: &Arguments) -> Result<Effective, Refusal> {
+    let here = std::env::current_dir().map_err(|source| Refusal::Here { source })?;
+    let file =
+        arguments.policy.as_deref().map(|path| Document::read(path).map(|document| (path, document))).transpose()?;
+    Ok(effective(file, arguments.document(), &here)?)
+}
+
+fn texts(command: &[OsString]) -> Result<Vec<String>, Refusal> {
+    let text = |(number, text): (usize, &OsString)| {
+        text.to_str().map(str::to_owned).ok_or_else(|| Refusal::NotText { number, text: text.clone() })
+    };
+    command.iter().enumerate().map(text).collect()
+}
+
+/// Starts the command and waits until nothing of it is left.
+fn run(launcher: &Launcher, policy: &Policy, signals: &Signals, status: &mut Status) -> Result<Ended, Refusal> {
+    let (relay, stdout, stderr) = Relay::start()?;
+    let step = launcher.spawn(policy, stdout, stderr)?;
+    signals.kill_with(step.killer());
+    let namespaces = &step.enforced().namespaces;
+    status.tell(&Line::Started { pid: step.pid(), slot: policy.slot, user: policy.host_id(), namespaces })?;
+    let outcome = step.wait()?;
+    let end = End::of(&outcome.exit, signals.first());
+    Ok(Ended { outcome, end, relay })
+}
+
+/// Tells everybody how it ended.
+fn finish(arguments: &Arguments, known: &Known, status: &mut Status, ended: Ended) -> u8 {
+    let Ended { outcome, end, relay } = ended;
+    let command = known.command.first().map_or("", String::as_str);
+    let message = known.policy.as_ref().and_then(|policy| end.message(command, policy));
+    let message = message.map(|message| format!("{message} ({})", end::used(&outcome.usage)));
+    let told = tell(arguments, known, status, (end.status(), &end, message.as_deref()), Some(&outcome));
+    // Ours stands below the command's own last words.
+    let passed = relay.finish();
+    if let Some(message) = &message {
+        eprintln!("kiln-confine: {message}");
+    }
+    match told.and(passed) {
+        Ok(()) => end.status(),
+        Err(refusal) => refuse(&refusal),
+    }
+}
+
+/// Writes the report and the last status line.
+fn tell(
+    arguments: &Arguments,
+    known: &Known,
+    status: &mut Status,
+    (number, end, message): (u8, &End, Option<&str>),
+    outcome: Option<&Outcome>,
+) -> Result<(), Refusal> {
+    if let Some(path) = &arguments.report {
+        let Known { command, policy, slot } = known;
+        let about = About { command, policy: policy.as_ref(), slot: *slot, status: number, end, message };
+        Report::new(&about, outcome).write(path)?;
+    }
+    status.tell(&Line::Ended { status: number, end })?;
+    Ok(())
+}
+
+/// Says why not, and what to do about it. Returns what the process answers.
+fn refuse(refusal: &Refusal) -> u8 {
+    eprintln!("kiln-confine: {}", refusal.causes().join(": "));
+    if let Some(help) = refusal.help() {
+        eprintln!("kiln-confine: help: {help}");
+    }
+    refusal.status()
+}

@@ -1,0 +1,121 @@
+//! What programs read: the report and the status lines.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::bench::{confine, program, run, scratch, text};
+
+fn report(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).expect("a report")).expect("JSON")
+}
+
+/// Takes numbers that differ from run to run out of a report, once they are what they must be.
+fn normal(mut report: Value) -> Value {
+    for field in ["wall_ms", "cpu_us"] {
+        assert!(report["used"][field].is_u64());
+        report["used"][field] = json!("N");
+    }
+    assert!(report["slot"].is_u64());
+    report["slot"] = json!("N");
+    let enforced = report["enforced"].take();
+    report["enforced"] = json!(enforced.as_object().expect("an object").keys().collect::<Vec<_>>());
+    let message = report["message"].as_str().expect("a message");
+    report["message"] = json!(message.split(" (").next());
+    report
+}
+
+#[test]
+fn the_report_has_the_shape_of_the_manual() {
+    let scratch = scratch();
+    let path = scratch.path().join("report.json");
+    fs::write(&path, "old").expect("file");
+    let ran = run(&mut confine(&["--report", text(&path), "--tmp", "1M", "--", "sh", "-c", "exit 3"]));
+    assert_eq!(ran.status, 3, "{}", ran.complained);
+    let golden = json!({
+        "kiln_confine_report": 1,
+        "version": env!("CARGO_PKG_VERSION"),
+        "command": ["sh", "-c", "exit 3"],
+        "policy": {
+            "root": "/", "chdir": "/", "profile": "strict", "proc": "minimal", "hostname": "localhost",
+            "timeout": "1h", "grace": "0", "without": ["limits", "trace"],
+            "limits": {"memory": "2G", "pids": 512, "file_size": "1G", "open_files": 1024},
+            "env": {"PATH": "/usr/local/bin:/usr/bin:/bin"},
+            "tmp": [{"target": "/tmp", "size": "1M", "files": 1024}]
+        },
+        "given_up": ["limits", "trace"],
+        "slot": "N",
+        "status": 3,
+        "end": {"how": "exited", "code": 3},
+        "message": "the command exited with status 3",
+        "used": {
+            "wall_ms": "N", "cpu_us": "N", "memory_peak_bytes": null, "pids_peak": null, "oom_kills": 0, "pids_refused": 0,
+            "io_read_bytes": null, "io_written_bytes": null
+        },
+        "enforced": [
+            "cgroup", "confirmed", "descriptors", "given_up", "init", "mounts", "namespaces", "process", "process_limits",
+            "seccomp_sha256"
+        ],
+        "executed": null,
+        "denied": null
+    });
+    assert_eq!(normal(report(&path)), golden);
+    let left: Vec<_> =
+        fs::read_dir(scratch.path()).expect("list").map(|entry| entry.expect("entry").file_name()).collect();
+    assert_eq!(left, ["report.json"]);
+}
+
+#[test]
+fn a_refusal_is_reported_too() {
+    let scratch = scratch();
+    let path = scratch.path().join("report.json");
+    let ran = run(&mut confine(&["--report", text(&path), "--ro", "/etc:/none", "--", "true"]));
+    assert_eq!(ran.status, 125);
+    let report = report(&path);
+    assert_eq!(
+        (&report["status"], &report["end"]["how"], &report["end"]["layer"]),
+        (&json!(125), &json!("refused"), &json!("view"))
+    );
+    assert!(report["end"]["help"].is_string() && report["enforced"].is_null() && report["used"].is_null());
+    assert_eq!(report["end"]["causes"][0], "the command was not started");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_found_out_first() {
+    let ran = run(&mut confine(&["--report", "/not/there/report.json", "--", "echo", "ran"]));
+    assert_eq!((ran.status, ran.said.as_str()), (125, ""));
+    assert!(ran.complained.contains("/not/there/report.json"), "{}", ran.complained);
+}
+
+#[test]
+fn the_status_descriptor_has_a_line_for_the_start_and_one_for_the_end() {
+    let scratch = scratch();
+    let path = scratch.path().join("status");
+    let told = |arguments: &[&str]| {
+        fs::write(&path, "").expect("file");
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "exec \"$@\" 3>\"$0\"", text(&path), env!("CARGO_BIN_EXE_kiln-confine"), "--status-fd", "3"]);
+        let status = run(shell.args(arguments)).status;
+        let text = fs::read_to_string(&path).expect("status");
+        (status, text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect::<Vec<Value>>())
+    };
+    let (status, lines) =
+        told(&["--root", "/", "--without", "limits", "--without", "trace", "--", "sh", "-c", "kill -SEGV $$"]);
+    assert_eq!((status, lines.len()), (139, 2));
+    let namespaces: BTreeMap<String, u64> = serde_json::from_value(lines[0]["namespaces"].clone()).expect("namespaces");
+    assert_eq!((&lines[0]["event"], namespaces.len()), (&json!("started"), 8));
+    assert_eq!(lines[0]["user"].as_u64(), lines[0]["slot"].as_u64().map(|slot| 100_000 + slot));
+    let end = json!({"event": "ended", "status": 139, "end": {"how": "signalled", "signal": 11, "name": "SIGSEGV"}});
+    assert_eq!(lines[1], end);
+    let (status, lines) = told(&["--root", "/not/there", "--", "true"]);
+    assert_eq!((status, lines.len(), &lines[0]["end"]["how"]), (125, 1, &json!("refused")));
+}
+
+#[test]
+fn a_status_descriptor_that_is_not_open_is_refused() {
+    let ran = run(program().args(["--status-fd", "77", "--root", "/", "--", "echo", "ran"]));
+    assert_eq!((ran.status, ran.said.as_str()), (125, ""));
+    assert!(ran.complained.contains("descriptor 77"), "{}", ran.complained);
+}
