@@ -9,7 +9,8 @@
 //! 1. `hello`; measure the configuration, then the trust bundle, as received and before anything in them is read;
 //! 2. the first quote;
 //! 3. measure the job; `allow` it, or do not; measure the decision; sign the decision;
-//! 4. if allowed: measure the inputs, then for each step measure its begin, run it, measure its end, sign its record;
+//! 4. if allowed: measure the inputs, then for each step measure its begin, run it, measure and sign its trace, measure
+//!    its end, sign its record;
 //! 5. measure the outputs; measure and sign the provenance (left out if a step failed); in every case, a denied job's too: measure
 //!    and sign the manifest;
 //! 6. measure `final`; ask for the runtime log, whose digest the closing names; the last quote; `done`.
@@ -112,6 +113,11 @@ pub enum Measurement {
 pub enum Label {
     /// The decision on the job.
     Decision,
+    /// The runtime trace of a step.
+    Trace {
+        /// The step's name.
+        step: Name,
+    },
     /// The record of a step.
     Record {
         /// The step's name.
@@ -129,7 +135,7 @@ impl Label {
     pub fn payload_type(&self) -> &'static str {
         match self {
             Self::Decision => names::PAYLOAD_DECISION,
-            Self::Record { .. } | Self::Provenance => names::PAYLOAD_STATEMENT,
+            Self::Trace { .. } | Self::Record { .. } | Self::Provenance => names::PAYLOAD_STATEMENT,
             Self::Manifest => names::PAYLOAD_MANIFEST,
         }
     }
@@ -207,7 +213,7 @@ pub enum Refusal {
     /// This boot has had its job.
     #[error("one_shot: this machine has had its one job")]
     OneShot,
-    /// A record of a step that no ALLOW and no measured begin stand behind.
+    /// A statement about a step that no ALLOW and no measured begin stand behind.
     #[error("no_admission_label: the step was not admitted and begun")]
     NoAdmissionLabel,
 }

@@ -35,7 +35,7 @@ pub use boot::BootError;
 pub use fault::Fault;
 pub use link::{Link, LinkError, Port};
 pub use machine::Machine;
-pub use run::{ObserveError, RunError};
+pub use run::{ObserveError, RunError, TraceError};
 
 use bundle::Bundle;
 use custody::Custodian;

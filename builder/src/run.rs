@@ -6,6 +6,7 @@
 mod capture;
 mod observe;
 mod outputs;
+mod trace;
 
 use std::io;
 
@@ -14,7 +15,7 @@ use kiln_formats::canonical;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::event::Event;
 use kiln_formats::job::{CheckedJob, Job, Step};
-use kiln_formats::link::path;
+use kiln_formats::link::{MESSAGE_BYTES_MAX, path};
 use kiln_formats::manifest::path as file;
 use kiln_formats::names::Name;
 use kiln_formats::statement::ResourceDescriptor;
@@ -34,6 +35,8 @@ use capture::{CaptureError, Log, capture};
 pub use observe::ObserveError;
 use observe::{Observed, Place};
 pub(crate) use outputs::Collected;
+use trace::Occasion;
+pub use trace::TraceError;
 
 /// Why a step could not be run or observed.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +97,14 @@ pub enum RunError {
         /// What the sandbox said.
         source: collect::Error,
     },
+    /// What the step did is not known whole.
+    #[error("what step {step} did cannot be told")]
+    Untraced {
+        /// Which.
+        step: Name,
+        /// Why.
+        source: TraceError,
+    },
     /// An observation that has no record.
     #[error("step {step} cannot be recorded")]
     Unrecorded {
@@ -122,6 +133,7 @@ impl RunError {
             Self::Image { .. } => "image",
             Self::Workspace { .. } => "workspace",
             Self::Output { .. } => "output",
+            Self::Untraced { .. } => "trace",
             Self::Unrecorded { .. } | Self::Unwritten { .. } => "record",
         }
     }
@@ -136,7 +148,7 @@ pub(crate) struct Finished {
     pub(crate) sha256: Sha256Digest,
     /// The outputs, in the job's order; `None` if a step did not succeed.
     pub(crate) outputs: Option<Vec<Collected>>,
-    /// Records by the digest of their payload, logs by that of their file, each named by its path in the bundle.
+    /// Records and traces by the digests of their payloads, logs by that of their file, each named by its path in the bundle.
     pub(crate) byproducts: Vec<ResourceDescriptor>,
 }
 
@@ -160,7 +172,8 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
         let step_sha256 = step.digest().map_err(unwritten)?;
         custodian.measure(Measurement::Event { event: Event::StepBegin(step.name.clone(), step_sha256) })?;
         let before = outputs::digests(step, &workspaces)?;
-        let (outcome, log) = run(step, policy, &machine.launcher, link).await?;
+        let started = certified.clock.now();
+        let (mut outcome, log) = run(step, policy, &machine.launcher, link).await?;
         check_image(step, job.job(), machine)?;
         let after = outputs::digests(step, &workspaces)?;
         let collected = match outcome.exit.is_success() {
@@ -168,18 +181,39 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
             false => None,
         };
         let outputs_as_declared = collected.is_some();
-        let observed = Observed { step_sha256, before, after, outcome, outputs_as_declared, log: log.seen() };
+        let (seen, log_seen) = (observe::workspaces(step, before, after), log.seen());
+        let subjects = observe::subjects(step, &seen, &log_seen);
+        let (build_id, builder_id) = (&certified.build_id, certified.builder_id.as_str());
+        let occasion = Occasion { build_id, builder_id, step, started, finished: certified.clock.now() };
+        let traced = trace::statement(&occasion, subjects.clone(), outcome.trace.take())
+            .map_err(|source| RunError::Untraced { step: step.name.clone(), source })?;
+        let payload = canonical::to_vec(&traced).map_err(unwritten)?;
+        let label = Label::Trace { step: step.name.clone() };
+        let trace = attest::sign(custodian, label, |digest| Event::StepTrace(step.name.clone(), digest), &payload)?;
+        let observed = Observed {
+            step_sha256,
+            workspaces: seen,
+            subjects,
+            outcome,
+            outputs_as_declared,
+            log: log_seen,
+            trace: trace.payload_sha256,
+        };
         let statement = observe::record(&place, job.job(), step, observed)
             .map_err(|source| RunError::Unrecorded { step: step.name.clone(), source })?;
         let payload = canonical::to_vec(&statement).map_err(unwritten)?;
         let label = Label::Record { step: step.name.clone() };
         let record = attest::sign(custodian, label, |digest| Event::StepEnd(step.name.clone(), digest), &payload)?;
+        link.post(&format!("{}{}", path::RECORDS, step.name), record.envelope.to_vec(), MESSAGE_BYTES_MAX).await?;
         tracing::info!(step = %step.name, exit = ?statement.predicate.exit, "ended");
         place.previous = record.payload_sha256;
-        let (record_path, log_path) = (file::record(place.sequence, &step.name), file::log(place.sequence, &step.name));
+        let [record_path, trace_path, log_path] =
+            [file::record, file::trace, file::log].map(|path| path(place.sequence, &step.name));
         byproducts.push(ResourceDescriptor::new(record_path.as_str(), record.payload_sha256));
+        byproducts.push(ResourceDescriptor::new(trace_path.as_str(), trace.payload_sha256));
         byproducts.push(ResourceDescriptor::new(log_path.as_str(), statement.predicate.log.sha256));
         bundle.add(record_path, record.envelope);
+        bundle.add(trace_path, trace.envelope);
         bundle.add(log_path, log.into_frames());
         place.sequence += 1;
         outputs = outputs.zip(collected).map(|(before, now)| before.into_iter().chain(now).collect::<Vec<_>>());

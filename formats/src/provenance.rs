@@ -59,7 +59,7 @@ pub struct RunDetails {
     pub builder: Builder,
     /// When.
     pub metadata: Metadata,
-    /// Step records and logs, by digest.
+    /// Step records, traces and logs, by digest.
     pub byproducts: Vec<ResourceDescriptor>,
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::digest::Sha256Digest;
-use crate::job::{Access, Limits};
+use crate::job::{Access, Limits, Proc, Profile};
 use crate::names::Name;
 
 /// The predicate of a step's record.
@@ -38,6 +38,10 @@ pub struct StepRecord {
     pub inputs: Vec<InputSeen>,
     /// The workspaces that it saw.
     pub workspaces: Vec<WorkspaceSeen>,
+    /// What it was allowed to do beyond its own files.
+    pub profile: Profile,
+    /// What it saw of `/proc`.
+    pub proc: Proc,
     /// What it was allowed to use up.
     pub limits: Limits,
     /// How it ended.
@@ -46,6 +50,8 @@ pub struct StepRecord {
     pub usage: Usage,
     /// Its output and error output.
     pub log: LogSeen,
+    /// The payload digest of its runtime trace (`crate::runtime_trace`): what it executed and what it was denied.
+    pub trace: Sha256Digest,
     /// What the kernel confirmed before the step's first instruction, layer by layer, as the sandbox reports it.
     pub enforced: Value,
 }
@@ -88,14 +94,35 @@ pub enum Exit {
         /// Its number.
         signal: i32,
     },
-    /// It met a limit or broke the rules of its sandbox, and was killed.
+    /// Its program could not be executed: nothing of it ran.
+    NotExecuted {
+        /// The system's reason, by its number (errno(3)): 2 if there is no such program.
+        errno: i32,
+    },
+    /// It met a limit or broke the rules of its sandbox.
     Limit {
-        /// Which: `wall`, `memory`, `pids`, `disk`, `policy`, `output`.
+        /// Which: `wall` (its time was over), `memory`, `pids`, `disk` (a file system of its view was full), `file` (one file grew
+        /// too large), `policy` (a system call by a foreign interface), `output` (an output is not as declared).
         limit: Name,
+        /// The program's own exit status, if it ended by itself: it may, after `pids` and `disk`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        code: Option<i32>,
+        /// For `disk`: which file system, by its place in the step's view.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        target: Option<String>,
+        /// For `wall`: the program ended by itself when it was asked to, within `grace_ms`; else it was killed.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        in_grace: bool,
     },
 }
 
 impl Exit {
+    /// A limit that was met, and no more to say of it.
+    #[must_use]
+    pub fn limit(limit: Name) -> Self {
+        Self::Limit { limit, code: None, target: None, in_grace: false }
+    }
+
     /// Whether the step did what it was asked to.
     #[must_use]
     pub fn is_success(&self) -> bool {
@@ -115,6 +142,10 @@ pub struct Usage {
     pub memory_peak_bytes: u64,
     /// The most processes at once.
     pub pids_peak: u64,
+    /// What it read from disks, in bytes.
+    pub io_read_bytes: u64,
+    /// What it wrote to disks, in bytes; its files are in memory, so there is little to write.
+    pub io_written_bytes: u64,
 }
 
 /// A step's output and error output, framed in the order in which they came (`crate::log`).

@@ -113,6 +113,16 @@ pub struct MonitorLog {
     pub kiln_unlisted: Unlisted,
 }
 
+/// What `network` says in this profile: nothing in [`Profile::Loopback`]; in all others that there was none, because no socket
+/// but of the family AF_UNIX can exist.
+#[must_use]
+pub fn network(profile: Profile) -> Option<Vec<Value>> {
+    match profile {
+        Profile::Strict | Profile::Debug => Some(Vec::new()),
+        Profile::Loopback => None,
+    }
+}
+
 /// A program that began to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -164,6 +174,20 @@ pub struct Metadata {
     pub build_started_on: Timestamp,
     /// When nothing of it was left.
     pub build_finished_on: Timestamp,
+}
+
+/// Bytes as a trace tells them: printable ASCII as it is, a backslash doubled, everything else as `\xNN`.
+#[must_use]
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for byte in bytes {
+        match byte {
+            b'\\' => text.push_str("\\\\"),
+            b' '..=b'~' => text.push(char::from(*byte)),
+            _ => text.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    text
 }
 
 /// Why bytes are no trace.
@@ -243,7 +267,7 @@ mod tests {
             },
             monitor_log: MonitorLog {
                 process: vec![execution("-c")],
-                network: (profile != Profile::Loopback).then(Vec::new),
+                network: network(profile),
                 kiln_denials: vec![Denial {
                     layer: "seccomp".parse().unwrap(),
                     operation: "socket".into(),
@@ -288,6 +312,18 @@ mod tests {
         long.predicate.monitor_log.process = vec![execution(&"x".repeat(1000)); 5000];
         assert!(matches!(read(&canonical::to_vec(&long).unwrap()), Err(Error::TooLarge { .. })));
         assert!(matches!(read(b"{}"), Err(Error::Syntax(_))));
+    }
+
+    #[test]
+    fn what_is_not_text_is_escaped() {
+        for (bytes, text) in [
+            (&b"a b\xc3\xa9~"[..], r"a b\xc3\xa9~"),
+            (b"a\nb\\", r"a\x0ab\\"),
+            (b"\xff\x7f", r"\xff\x7f"),
+            (br"\x0a", r"\\x0a"),
+        ] {
+            assert_eq!(escaped(bytes), text);
+        }
     }
 
     proptest! {

@@ -125,6 +125,8 @@ fn lives(mut custodian: Custodian<UnixStream>) -> Result<(), CustodyError> {
     event(&mut custodian, Event::Decision(Sha256Digest::of(b"decision")))?;
     say("decision", &custodian.sign(Label::Decision, b"decision")?);
     event(&mut custodian, Event::StepBegin(step.clone(), Sha256Digest::of(b"spec")))?;
+    event(&mut custodian, Event::StepTrace(step.clone(), Sha256Digest::of(b"trace")))?;
+    custodian.sign(Label::Trace { step: step.clone() }, b"trace")?;
     event(&mut custodian, Event::StepEnd(step.clone(), Sha256Digest::of(b"record")))?;
     custodian.sign(Label::Record { step }, b"record")?;
     event(&mut custodian, Event::Provenance(Sha256Digest::of(b"provenance")))?;

@@ -2,7 +2,7 @@
 //!
 //! [`Order`] is asked before each act; a yes is recorded at once, because an act that fails after it ends the machine. What
 //! holds after any sequence of yeses: one job, at most one ALLOW, nothing signed but the payload that the last event names, no
-//! record of a step without an ALLOW and its begin, nothing measured after `final`, nothing at all after the last quote.
+//! record of a step without an ALLOW, its begin and its trace, nothing measured after `final`, nothing at all after the last quote.
 
 use std::collections::BTreeSet;
 
@@ -38,6 +38,8 @@ enum Stage {
     Supplied,
     /// A step runs.
     Running { step: Name },
+    /// It has ended, and what it did is measured.
+    Traced { step: Name },
     /// A step has ended.
     Paused,
     /// At least one output is measured.
@@ -140,7 +142,10 @@ impl Order {
                 first_of_name(&mut self.steps, name, act)?;
                 (Stage::Running { step: name.clone() }, None)
             }
-            (Stage::Running { step }, Event::StepEnd(name, digest)) if step == name => {
+            (Stage::Running { step }, Event::StepTrace(name, digest)) if step == name => {
+                (Stage::Traced { step: name.clone() }, Some((Label::Trace { step: name.clone() }, *digest)))
+            }
+            (Stage::Traced { step }, Event::StepEnd(name, digest)) if step == name => {
                 (Stage::Paused, Some((Label::Record { step: name.clone() }, *digest)))
             }
             (Stage::Paused | Stage::Collected, Event::Output(name, _)) => {
@@ -180,7 +185,7 @@ impl Order {
     /// May a payload with this digest be signed now?
     ///
     /// # Errors
-    /// [`Refusal::NoAdmissionLabel`] for the record of a step that has not been admitted, begun and ended; [`Violation`].
+    /// [`Refusal::NoAdmissionLabel`] for the trace or record of a step that has not been admitted, begun and ended; [`Violation`].
     pub(crate) fn sign(&mut self, label: &Label, payload: &Sha256Digest) -> Result<(), Violation> {
         let act = || format!("a signature as {label:?}");
         match &self.unsigned {
@@ -189,7 +194,7 @@ impl Order {
                 Ok(())
             }
             Some((awaited, _)) if awaited == label => Err(Violation::Other { act: act() }),
-            _ if matches!(label, Label::Record { .. }) => Err(Refusal::NoAdmissionLabel.into()),
+            _ if matches!(label, Label::Trace { .. } | Label::Record { .. }) => Err(Refusal::NoAdmissionLabel.into()),
             _ => Err(Violation::OutOfOrder { act: act() }),
         }
     }

@@ -58,3 +58,16 @@ fn cosign_accepts_the_provenance_and_nothing_else() {
     );
     sh(&script, desk().path());
 }
+
+/// The runtime trace is about the step's log, among others: a statement like any other to cosign.
+#[test]
+fn cosign_accepts_the_runtime_trace_of_this_log_alone() {
+    let cosign = std::env::var("COSIGN").expect("COSIGN is not set: whole machines are tested by `cargo kiln test`");
+    let script = format!(
+        "openssl x509 -in out/evidence/certificates/statement.pem -pubkey -noout > key.pem
+        check() {{ {cosign} verify-blob-attestation --key key.pem --type \"$1\" --insecure-ignore-tlog=true --signature out/evidence/traces/00-compile.dsse.json \"$2\"; }}
+        check https://in-toto.io/attestation/runtime-trace/v0.1 out/evidence/logs/00-compile.log
+        ! check https://in-toto.io/attestation/runtime-trace/v0.1 out/artifacts/hello"
+    );
+    sh(&script, desk().path());
+}

@@ -12,4 +12,5 @@ mod fixture;
 mod reference;
 mod refusal;
 mod reproducible;
+mod steps;
 mod tamper;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kiln_formats::job::{Access, INPUTS, Step, WORKSPACES};
+use kiln_formats::job::{self, Access, INPUTS, Step, WORKSPACES};
 use kiln_formats::names::Name;
 use kiln_sandbox::{
     self as sandbox, DetachedTree, Draft, Limits, Mount, Policy, PolicyError, Proc, Profile, Source, Temporary,
@@ -75,15 +75,22 @@ pub(crate) fn policy(step: &Step, parts: &Parts, inputs: &Path) -> Result<Policy
             memory_bytes: step.limits.memory_bytes / PAGE_BYTES * PAGE_BYTES,
             // The sandbox counts its own init.
             pids: step.limits.pids.saturating_add(1),
-            cpu_percent: None,
+            cpu_percent: step.limits.cpu_percent,
             wall_ms: step.limits.wall_ms,
-            grace_ms: 0,
-            io_bytes_per_second: None,
+            grace_ms: step.limits.grace_ms,
+            io_bytes_per_second: step.limits.io_bytes_per_second,
             file_bytes,
             open_files: OPEN_FILES_MAX,
         },
-        profile: Profile::Strict,
-        proc: Proc::Minimal,
+        profile: match step.profile {
+            job::Profile::Strict => Profile::Strict,
+            job::Profile::Loopback => Profile::Loopback,
+            job::Profile::Debug => Profile::Debug,
+        },
+        proc: match step.proc {
+            job::Proc::Minimal => Proc::Minimal,
+            job::Proc::Masked => Proc::Masked,
+        },
         hostname: "localhost".into(),
         // Steps run one after another.
         slot: 0,

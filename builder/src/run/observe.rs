@@ -7,12 +7,6 @@ use kiln_formats::record::{self, InputSeen, LogSeen, StepRecord, WorkspaceSeen};
 use kiln_formats::statement::{Statement, Subject};
 use kiln_sandbox::{Exit, Outcome, Usage};
 
-/// What a shell answers for a program that is not there. Source: POSIX.1-2024, XCU 2.8.2.
-const NOT_FOUND: i32 = 127;
-/// What a shell answers for a program that is there and cannot be executed. Source: as above.
-const NOT_EXECUTABLE: i32 = 126;
-/// Source: errno(3).
-const ENOENT: i32 = 2;
 /// Source: signal(7).
 const SIGKILL: i32 = 9;
 
@@ -32,16 +26,18 @@ pub(super) struct Place {
 pub(super) struct Observed {
     /// The digest of its text, as measured before it started.
     pub(super) step_sha256: Sha256Digest,
-    /// What its workspaces held before, in the order in which the step names them.
-    pub(super) before: Vec<Sha256Digest>,
-    /// What they held after.
-    pub(super) after: Vec<Sha256Digest>,
+    /// Its workspaces, in the order in which the step names them.
+    pub(super) workspaces: Vec<WorkspaceSeen>,
+    /// What its statements are about.
+    pub(super) subjects: Vec<Subject>,
     /// How it ended, what it used, how it was confined.
     pub(super) outcome: Outcome,
     /// Whether every output in the workspaces that it wrote is there, regular and within its limit.
     pub(super) outputs_as_declared: bool,
     /// Its log.
     pub(super) log: LogSeen,
+    /// The payload digest of its trace, which is signed by now.
+    pub(super) trace: Sha256Digest,
 }
 
 /// Why an observation has no record.
@@ -65,6 +61,21 @@ pub enum ObserveError {
     },
 }
 
+/// A step's workspaces, with what each held before the step and after it.
+pub(super) fn workspaces(step: &Step, before: Vec<Sha256Digest>, after: Vec<Sha256Digest>) -> Vec<WorkspaceSeen> {
+    let digests = before.into_iter().zip(after);
+    let seen = step.workspaces.iter().zip(digests);
+    seen.map(|(used, (before, after))| WorkspaceSeen { name: used.name.clone(), access: used.access, before, after })
+        .collect()
+}
+
+/// What a step's statements are about: the workspaces that it wrote, and its log.
+pub(super) fn subjects(step: &Step, workspaces: &[WorkspaceSeen], log: &LogSeen) -> Vec<Subject> {
+    let written = workspaces.iter().filter(|seen| seen.access == Access::Rw);
+    let written = written.map(|seen| Subject::new(format!("workspace/{}", seen.name), seen.after));
+    written.chain([Subject::new(format!("log/{}", step.name), log.sha256)]).collect()
+}
+
 /// The statement of a step's record: about the workspaces that it wrote, and its log.
 ///
 /// # Errors
@@ -75,7 +86,7 @@ pub(super) fn record(
     step: &Step,
     observed: Observed,
 ) -> Result<Statement<StepRecord>, ObserveError> {
-    let Observed { step_sha256, before, after, outcome, outputs_as_declared, log } = observed;
+    let Observed { step_sha256, workspaces, subjects, outcome, outputs_as_declared, log, trace } = observed;
     let image = job.image.iter().find(|image| image.name == step.image);
     let image = image.ok_or(ObserveError::Undeclared { what: "image" })?;
     let inputs = step.inputs.iter().map(|name| {
@@ -83,16 +94,6 @@ pub(super) fn record(
         let sha256 = input.ok_or(ObserveError::Undeclared { what: "input" })?.sha256;
         Ok(InputSeen { name: name.clone(), sha256 })
     });
-    let digests = before.into_iter().zip(after);
-    let workspaces: Vec<_> = step
-        .workspaces
-        .iter()
-        .zip(digests)
-        .map(|(used, (before, after))| WorkspaceSeen { name: used.name.clone(), access: used.access, before, after })
-        .collect();
-    let written = workspaces.iter().filter(|seen| seen.access == Access::Rw);
-    let written = written.map(|seen| Subject::new(format!("workspace/{}", seen.name), seen.after));
-    let subjects = written.chain([Subject::new(format!("log/{}", step.name), log.sha256)]).collect();
     let record = StepRecord {
         build_id: place.build_id.clone(),
         sequence: place.sequence,
@@ -105,10 +106,13 @@ pub(super) fn record(
         workdir: step.workdir.clone(),
         inputs: inputs.collect::<Result<_, ObserveError>>()?,
         workspaces,
+        profile: step.profile,
+        proc: step.proc,
         limits: step.limits.clone(),
         exit: exit(outcome.exit, outputs_as_declared)?,
         usage: usage(&outcome.usage),
         log,
+        trace,
         enforced: serde_json::to_value(&outcome.enforced)?,
     };
     Ok(Statement::new(PREDICATE_RECORD, subjects, record))
@@ -116,19 +120,21 @@ pub(super) fn record(
 
 /// A step that succeeded and left an output that is not as declared has met the output's limit.
 fn exit(exit: Exit, outputs_as_declared: bool) -> Result<record::Exit, ParseNameError> {
-    let limit = |word: &str| word.parse().map(|limit| record::Exit::Limit { limit });
+    let met = |word: &str, code, target, in_grace| {
+        word.parse().map(|limit| record::Exit::Limit { limit, code, target, in_grace })
+    };
+    let limit = |word: &str| met(word, None, None, false);
     Ok(match exit {
         Exit::Code { code: 0 } if !outputs_as_declared => limit("output")?,
         Exit::Code { code } => record::Exit::Code { code },
         Exit::Signal { signal } => record::Exit::Signal { signal },
-        Exit::Timeout { .. } => limit("wall")?,
+        Exit::Timeout { in_grace } => met("wall", None, None, in_grace)?,
         Exit::OutOfMemory => limit("memory")?,
-        Exit::PidLimit { .. } => limit("pids")?,
-        Exit::DiskLimit { .. } => limit("disk")?,
+        Exit::PidLimit { code } => met("pids", code, None, false)?,
+        Exit::DiskLimit { target, code } => met("disk", code, Some(target), false)?,
         Exit::FileLimit => limit("file")?,
         Exit::PolicyViolation => limit("policy")?,
-        Exit::NotExecutable { errno: ENOENT } => record::Exit::Code { code: NOT_FOUND },
-        Exit::NotExecutable { .. } => record::Exit::Code { code: NOT_EXECUTABLE },
+        Exit::NotExecutable { errno } => record::Exit::NotExecuted { errno },
         Exit::Killed => record::Exit::Signal { signal: SIGKILL },
     })
 }
@@ -140,6 +146,8 @@ fn usage(usage: &Usage) -> record::Usage {
         cpu_us: usage.cpu_us,
         memory_peak_bytes: usage.memory_peak_bytes.unwrap_or(0),
         pids_peak: usage.pids_peak.unwrap_or(0),
+        io_read_bytes: usage.io_read_bytes.unwrap_or(0),
+        io_written_bytes: usage.io_written_bytes.unwrap_or(0),
     }
 }
 
@@ -155,13 +163,18 @@ mod tests {
             (Exit::Code { code: 3 }, false, r#"{"code":3,"kind":"code"}"#),
             (Exit::Signal { signal: 11 }, true, r#"{"kind":"signal","signal":11}"#),
             (Exit::Timeout { in_grace: false }, true, r#"{"kind":"limit","limit":"wall"}"#),
+            (Exit::Timeout { in_grace: true }, true, r#"{"in_grace":true,"kind":"limit","limit":"wall"}"#),
             (Exit::OutOfMemory, true, r#"{"kind":"limit","limit":"memory"}"#),
-            (Exit::PidLimit { code: Some(0) }, true, r#"{"kind":"limit","limit":"pids"}"#),
-            (Exit::DiskLimit { target: "/tmp".into(), code: Some(1) }, true, r#"{"kind":"limit","limit":"disk"}"#),
+            (Exit::PidLimit { code: Some(0) }, true, r#"{"code":0,"kind":"limit","limit":"pids"}"#),
+            (
+                Exit::DiskLimit { target: "/tmp".into(), code: None },
+                true,
+                r#"{"kind":"limit","limit":"disk","target":"/tmp"}"#,
+            ),
             (Exit::FileLimit, true, r#"{"kind":"limit","limit":"file"}"#),
             (Exit::PolicyViolation, true, r#"{"kind":"limit","limit":"policy"}"#),
-            (Exit::NotExecutable { errno: 2 }, true, r#"{"code":127,"kind":"code"}"#),
-            (Exit::NotExecutable { errno: 8 }, true, r#"{"code":126,"kind":"code"}"#),
+            (Exit::NotExecutable { errno: 2 }, true, r#"{"errno":2,"kind":"not_executed"}"#),
+            (Exit::NotExecutable { errno: 8 }, true, r#"{"errno":8,"kind":"not_executed"}"#),
             (Exit::Killed, true, r#"{"kind":"signal","signal":9}"#),
         ];
         for (at, (from, as_declared, text)) in ends.into_iter().enumerate() {

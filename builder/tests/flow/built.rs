@@ -7,14 +7,16 @@ use kiln_formats::challenge::Closing;
 use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, Verified};
+use kiln_formats::job::Profile;
 use kiln_formats::link::path;
 use kiln_formats::log::split_first;
 use kiln_formats::manifest::{Manifest, Outcome, path as file};
 use kiln_formats::names::{
-    PAYLOAD_DECISION, PAYLOAD_MANIFEST, PAYLOAD_STATEMENT, PREDICATE_PROVENANCE, PREDICATE_RECORD,
+    Name, PAYLOAD_DECISION, PAYLOAD_MANIFEST, PAYLOAD_STATEMENT, PREDICATE_PROVENANCE, PREDICATE_RECORD,
 };
 use kiln_formats::provenance::Provenance;
 use kiln_formats::record::{Exit, StepRecord};
+use kiln_formats::runtime_trace::{self, RuntimeTrace};
 use kiln_formats::statement::Statement;
 
 use crate::Case;
@@ -71,6 +73,15 @@ fn record(ended: &Ended, sequence: u32, step: &str) -> (Statement<StepRecord>, S
     (statement, verified.digest())
 }
 
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn traced(ended: &Ended, sequence: u32, step: &str) -> (Statement<RuntimeTrace>, Sha256Digest) {
+    let verified = opened(ended.got.file(&file::trace(sequence, &name(step))), PAYLOAD_STATEMENT);
+    (runtime_trace::read(verified.payload()).unwrap(), verified.digest())
+}
+
 fn a_job_becomes_evidence(bench: &mut Bench) {
     let job = job(GOOD);
     let ended = bench.run(offering(&job));
@@ -106,13 +117,21 @@ fn a_job_becomes_evidence(bench: &mut Bench) {
     assert_eq!(written.iter().map(Vec::len).sum::<usize>(), 8);
     assert!(written.contains(&b"out\n".to_vec()) && written.contains(&b"err\n".to_vec()));
 
+    assert_eq!(ended.got.bodies[&format!("{}first", path::RECORDS)], ended.got.file(&file::record(0, &name("first"))));
+    let (trace, trace_sha256) = traced(&ended, 1, "second");
+    assert_eq!((second.predicate.trace, trace.subject), (trace_sha256, second.subject));
+    let network = trace.predicate.monitor_log.network;
+    assert_eq!((second.predicate.profile, network), (Profile::Strict, Some(vec![])));
+
     let provenance = opened(ended.got.file(file::PROVENANCE), PAYLOAD_STATEMENT);
     let statement: Statement<Provenance> = canonical::from_slice_exact(provenance.payload()).unwrap();
     assert!(statement.is(PREDICATE_PROVENANCE));
     assert_eq!(statement.subject[0].digest.sha256, Sha256Digest::of(made));
     assert_eq!(statement.predicate.build_definition.resolved_dependencies.len(), 3);
     let byproducts = &statement.predicate.run_details.byproducts;
-    assert_eq!(byproducts.iter().filter(|byproduct| byproduct.digest.sha256 == first_sha256).count(), 1);
+    for named in [first_sha256, trace_sha256] {
+        assert_eq!(byproducts.iter().filter(|byproduct| byproduct.digest.sha256 == named).count(), 1);
+    }
     let line = [ended.got.file(file::PROVENANCE), b"\n"].concat();
     assert_eq!(ended.got.file("artifacts/hello.intoto.jsonl"), line);
 }
@@ -131,7 +150,7 @@ fn frames(mut log: &[u8]) -> Vec<(kiln_formats::log::Stream, Vec<u8>)> {
 fn everything_happens_in_one_order(bench: &mut Bench) {
     let ended = bench.run(offering(&job(GOOD)));
     let words: Vec<_> = ended.asked.lines.iter().map(|line| line.split(":sha256").next().unwrap()).collect();
-    let record = |step: &str| format!("sign Record {{ step: Name({step:?}) }}");
+    let sign = |what: &str, step: &str| format!("sign {what} {{ step: Name({step:?}) }}");
     let expected = [
         "configuration",
         "trust",
@@ -142,11 +161,15 @@ fn everything_happens_in_one_order(bench: &mut Bench) {
         "sign Decision",
         "input:in",
         "step-begin:first",
+        "step-trace:first",
+        &sign("Trace", "first"),
         "step-end:first",
-        &record("first"),
+        &sign("Record", "first"),
         "step-begin:second",
+        "step-trace:second",
+        &sign("Trace", "second"),
         "step-end:second",
-        &record("second"),
+        &sign("Record", "second"),
         "output:hello",
         "provenance",
         "sign Provenance",
@@ -167,7 +190,9 @@ fn everything_happens_in_one_order(bench: &mut Bench) {
         &input,
         "POST /v1/decision",
         "POST /v1/logs/first",
+        "POST /v1/records/first",
         "POST /v1/logs/second",
+        "POST /v1/records/second",
     ];
     assert_eq!(&requests[..expected.len()], expected);
     assert_eq!(*requests.last().unwrap(), "POST /v1/done");
@@ -196,7 +221,7 @@ fn a_failing_step_ends_the_job(bench: &mut Bench) {
     let mut slow = job("while :; do :; done");
     slow["step"][1]["limits"]["wall_ms"] = 300.into();
     let ended = bench.run(offering(&slow));
-    assert_eq!(ended_by(&ended, 1, "second"), Exit::Limit { limit: "wall".parse().unwrap() });
+    assert_eq!(ended_by(&ended, 1, "second"), Exit::limit("wall".parse().unwrap()));
     let mut first = job(GOOD);
     first["step"][0]["argv"][2] = "exit 1".into();
     let ended = bench.run(offering(&first));
@@ -207,7 +232,7 @@ fn a_failing_step_ends_the_job(bench: &mut Bench) {
 fn a_program_that_is_not_there_is_an_observation(bench: &mut Bench) {
     let mut missing = job(GOOD);
     missing["step"][1]["argv"] = serde_json::json!(["cc"]);
-    assert_eq!(ended_by(&bench.run(offering(&missing)), 1, "second"), Exit::Code { code: 127 });
+    assert_eq!(ended_by(&bench.run(offering(&missing)), 1, "second"), Exit::NotExecuted { errno: 2 });
 }
 
 fn an_output_that_is_not_as_declared_fails_its_step(bench: &mut Bench) {
@@ -217,7 +242,7 @@ fn an_output_that_is_not_as_declared_fails_its_step(bench: &mut Bench) {
         let mut job = job(script);
         job["output"][0]["path"] = path.into();
         let ended = bench.run(offering(&job));
-        assert_eq!(ended_by(&ended, 1, "second"), Exit::Limit { limit: "output".parse().unwrap() }, "{script}");
+        assert_eq!(ended_by(&ended, 1, "second"), Exit::limit("output".parse().unwrap()), "{script}");
     }
 }
 
@@ -236,6 +261,6 @@ fn a_log_is_open_as_long_as_its_step_runs(bench: &mut Bench) {
     let mut mute = job("exec >&- 2>&-; while :; do :; done");
     mute["step"][1]["limits"]["wall_ms"] = 1000.into();
     let ended = bench.run(offering(&mute));
-    assert_eq!(ended_by(&ended, 1, "second"), Exit::Limit { limit: "wall".parse().unwrap() });
+    assert_eq!(ended_by(&ended, 1, "second"), Exit::limit("wall".parse().unwrap()));
     assert!(ended.got.took[&format!("{}second", path::LOGS)].as_millis() >= 900, "{:?}", ended.got.took);
 }

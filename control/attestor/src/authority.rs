@@ -26,6 +26,7 @@ use kiln_formats::link::{Attestation, Certificates, Done, MESSAGE_BYTES_MAX, SIL
 use kiln_formats::log::{Frame, split_first};
 use kiln_formats::manifest::FILES_MAX;
 use kiln_formats::names::Name;
+use kiln_formats::record::StepRecord;
 use kiln_formats::reference::Reference;
 use kiln_formats::timestamp::Timestamp;
 use kiln_verifier::Finding;
@@ -113,6 +114,8 @@ pub enum Report<'a> {
     StepWrote(&'a Name, Frame<'a>),
     /// A step's log was closed.
     StepEnded(&'a Name),
+    /// A step's record came, signed by the certified key. Whether it is true the verifier finds out.
+    StepRecorded(&'a StepRecord),
     /// A file of the bundle has come whole.
     FileTaken {
         /// Its path in the bundle.
@@ -147,7 +150,7 @@ impl Authority<'_> {
                 Err(findings) => return Ok(Outcome::NotAttested(findings)),
             };
             let decision = self.hand_over(link, &admitted, listener).await?;
-            self.take_in(link, decision, listener).await
+            self.take_in(link, &admitted, decision, listener).await
         });
         tokio::time::timeout(deadline, conversation).await.unwrap_or(Err(Fault::Deadline { deadline }))
     }
@@ -236,11 +239,17 @@ impl Authority<'_> {
         Ok(())
     }
 
-    /// From the decision to the last message: logs, then files.
-    async fn take_in(&self, link: &mut Link, decision: Decision, listener: Listener<'_>) -> Result<Outcome, Fault> {
+    /// From the decision to the last message: of each step its log and then its record, then files.
+    async fn take_in(
+        &self,
+        link: &mut Link,
+        admitted: &Admitted,
+        decision: Decision,
+        listener: Listener<'_>,
+    ) -> Result<Outcome, Fault> {
         let allowed = decision.verdict == Ruling::Allow;
         let mut intake = Intake::new(self.bundle);
-        let mut logged: Vec<Name> = Vec::new();
+        let (mut logged, mut recorded): (Vec<Name>, usize) = (Vec::new(), 0);
         let (mut files, mut artifacts) = (0, 0);
         while files <= FILES_MAX {
             let mut exchange = link.next(SILENCE).await?;
@@ -258,13 +267,19 @@ impl Authority<'_> {
                 let step: Name = step.ok_or_else(|| out_of_order(&exchange, "a file or the last message"))?;
                 self.log(&mut exchange, &step, listener).await?;
                 logged.push(step);
+            } else if let Some(step) = path.strip_prefix(path::RECORDS).filter(|_| exchange.method == Method::POST) {
+                let awaited = logged.last().filter(|name| recorded < logged.len() && name.as_str() == step);
+                let step = awaited.ok_or_else(|| out_of_order(&exchange, "a file or the last message"))?;
+                let bytes = exchange.message(SILENCE, MESSAGE_BYTES_MAX).await?;
+                listener(Report::StepRecorded(&checks::record(&bytes, step, &admitted.statement_key)?));
+                recorded = logged.len();
             } else if exchange.method == Method::POST && path == path::DONE {
                 let done: Done = decode(&mut exchange).await?;
                 let outcome = checks::outcome(done.outcome, decision, artifacts)?;
                 exchange.answer(StatusCode::NO_CONTENT, Vec::new());
                 return Ok(outcome);
             } else {
-                return Err(out_of_order(&exchange, "a log, a file or the last message"));
+                return Err(out_of_order(&exchange, "a log, a record, a file or the last message"));
             }
             exchange.answer(StatusCode::NO_CONTENT, Vec::new());
         }

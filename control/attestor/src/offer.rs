@@ -109,6 +109,7 @@ impl Offer {
             let life_ms = step.limits.wall_ms.saturating_add(step.limits.grace_ms);
             self.steps.insert(step.name.clone(), StepBounds { life_ms, log_bytes_max });
             self.evidence.insert(path::record(sequence, &step.name), MESSAGE_BYTES_MAX as u64);
+            self.evidence.insert(path::trace(sequence, &step.name), MESSAGE_BYTES_MAX as u64);
             self.evidence.insert(path::log(sequence, &step.name), framed_bytes.min(FILE_BYTES_MAX));
         }
         for output in &job.job().output {

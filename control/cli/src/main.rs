@@ -9,6 +9,7 @@
 mod command;
 mod cpio;
 mod document;
+mod ended;
 mod evidence;
 mod exit;
 mod host;

@@ -58,7 +58,11 @@ impl Recorder {
                     *end = now;
                 }
             }
-            Report::JobTaken | Report::InputTaken { .. } | Report::StepWrote(..) | Report::FileTaken { .. } => {}
+            Report::JobTaken
+            | Report::InputTaken { .. }
+            | Report::StepWrote(..)
+            | Report::StepRecorded(_)
+            | Report::FileTaken { .. } => {}
         }
     }
 

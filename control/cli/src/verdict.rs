@@ -14,7 +14,7 @@ use kiln_formats::verdict::{Attestation, PolicyUsed, Summary, Verifier};
 use kiln_verifier::{Anchors, Bundle, Content, GateState, Verdict, verify};
 
 use crate::exit::{Exit, OrExit as _, Result};
-use crate::{document, host};
+use crate::{document, ended, host};
 
 /// What passing tells in SLSA's words: the provenance is there and whole. Level 2 and above say that somebody else than the person
 /// who wants the artifact runs the builder, which no evidence shows. Source: SLSA v1.2, build track.
@@ -43,7 +43,7 @@ pub(crate) fn print(verdict: &Verdict) -> Result<()> {
     document::print(text(verdict).as_bytes())
 }
 
-/// One line for each gate and each finding, and the verdict last.
+/// One line for each gate, each finding and each step, and the verdict last.
 pub(crate) fn text(verdict: &Verdict) -> String {
     let mut text = String::new();
     for (at, report) in (1..).zip(&verdict.gates) {
@@ -57,6 +57,9 @@ pub(crate) fn text(verdict: &Verdict) -> String {
         for finding in verdict.findings.iter().filter(|finding| finding.gate == report.gate) {
             let _ = writeln!(text, "       {}: {}: {}", finding.code, finding.object, finding.reason);
         }
+    }
+    for report in &verdict.steps {
+        let _ = writeln!(text, "{}", ended::summary(report));
     }
     for artifact in &verdict.artifacts {
         let _ = writeln!(text, "artifact {}  {}", artifact.sha256, artifact.name);

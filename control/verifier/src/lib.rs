@@ -29,6 +29,7 @@ use kiln_formats::trust::Policy;
 pub use bundle::{Bundle, Content};
 pub use finding::{Finding, Findings, Gate};
 pub use statement::Artifact;
+pub use step::StepReport;
 pub use verdict::{GateReport, GateState, TpmReport, Verdict};
 
 use job::DecidedJob;
@@ -84,6 +85,9 @@ fn judge(bundle: &Bundle, anchors: &Anchors, verdict: &mut Verdict) -> Result<()
 
     let mut findings = Vec::new();
     let recorded = step::check(allowed, &mut findings);
+    if findings.is_empty() {
+        verdict.steps = recorded.reports.clone();
+    }
     verdict.report(Gate::Step, findings);
 
     let mut findings = Vec::new();

@@ -70,6 +70,7 @@ fn check_file_set(recorded: &RecordedSteps<'_>, findings: &mut Vec<Finding>) {
     .into();
     for (sequence, step) in (0u32..).zip(&recorded.allowed.booted.events.steps) {
         expected.insert(path::record(sequence, &step.name));
+        expected.insert(path::trace(sequence, &step.name));
         expected.insert(path::log(sequence, &step.name));
     }
     if whole.manifest.outcome == Outcome::Built {
@@ -186,7 +187,7 @@ fn check_provenance(
     require(metadata.started_on == challenge.issued, "startedOn", "it is not the challenge's time");
     let times = challenge.issued..=whole.manifest.finished;
     require(times.contains(&metadata.finished_on), "finishedOn", "it is not between the challenge and the manifest");
-    require(*byproducts == recorded.byproducts, "byproducts", "they are not the records and logs of the steps");
+    require(*byproducts == recorded.byproducts, "byproducts", "they are not the records, traces and logs of the steps");
 }
 
 /// The job document, every image and every input, in the job's order.

@@ -4,18 +4,21 @@
 //! findings are collected: a person who looks at a failed build wants them all.
 
 mod enforced;
+mod trace;
 
 use std::collections::BTreeMap;
 
 use kiln_formats::canonical;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::Envelope;
-use kiln_formats::job::{Access, Step};
+use kiln_formats::job::{Access, Profile, Step};
 use kiln_formats::log;
 use kiln_formats::manifest::{Outcome, path};
 use kiln_formats::names::{Name, PAYLOAD_STATEMENT, PREDICATE_RECORD};
-use kiln_formats::record::{InputSeen, StepRecord};
+use kiln_formats::record::{Exit, InputSeen, StepRecord, Usage};
+use kiln_formats::runtime_trace::{Denial, Execution, MonitorLog, Unlisted};
 use kiln_formats::statement::{ResourceDescriptor, Statement, Subject};
+use serde::Serialize;
 
 use crate::boot::StepEvents;
 use crate::finding::{Finding, Gate};
@@ -27,8 +30,29 @@ const GATE: Gate = Gate::Step;
 #[derive(Debug)]
 pub(crate) struct RecordedSteps<'a> {
     pub(crate) allowed: AllowedJob<'a>,
-    /// The records, by the digests of their payloads, and the logs.
+    /// The records and traces, by the digests of their payloads, and the logs.
     pub(crate) byproducts: Vec<ResourceDescriptor>,
+    /// What each step did, as far as record and trace can be read.
+    pub(crate) reports: Vec<StepReport>,
+}
+
+/// What a step did, by its record and its trace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StepReport {
+    /// Which.
+    pub step: Name,
+    /// What it was allowed beyond its own files.
+    pub profile: Profile,
+    /// How it ended.
+    pub exit: Exit,
+    /// What it used up.
+    pub usage: Usage,
+    /// The programs that it executed, its own first.
+    pub executions: Vec<Execution>,
+    /// What it was denied.
+    pub denials: Vec<Denial>,
+    /// How much more there was of both.
+    pub unlisted: Unlisted,
 }
 
 /// What is carried from one record to the next.
@@ -59,7 +83,7 @@ pub(crate) fn check<'a>(allowed: AllowedJob<'a>, findings: &mut Vec<Finding>) ->
     check_inputs(&allowed, &mut chain);
     let steps: Vec<&Step> = allowed.job.steps().collect();
     let events = &allowed.booted.events.steps;
-    let mut byproducts = Vec::new();
+    let (mut byproducts, mut reports) = (Vec::new(), Vec::new());
     let mut failed = false;
     for (sequence, event) in (0u32..).zip(events) {
         let Some(step) = steps.get(sequence as usize) else {
@@ -73,15 +97,31 @@ pub(crate) fn check<'a>(allowed: AllowedJob<'a>, findings: &mut Vec<Finding>) ->
                 "a step ran after one that had failed",
             );
         }
-        if let Some(record) = check_record(&allowed, sequence, step, event, &mut chain) {
+        if let Some(statement) = check_record(&allowed, sequence, step, event, &mut chain) {
+            let log = trace::check(&allowed, sequence, step, event, &statement, &mut chain);
+            let record = statement.predicate;
             failed = !record.exit.is_success();
             byproducts.push(ResourceDescriptor::new(path::record(sequence, &step.name), chain.previous));
+            byproducts.push(ResourceDescriptor::new(path::trace(sequence, &step.name), record.trace));
             byproducts.push(ResourceDescriptor::new(path::log(sequence, &step.name), record.log.sha256));
+            reports.extend(log.map(|log| report(record, log)));
         }
     }
     check_outcome(&allowed, events.len(), steps.len(), failed, &mut chain);
     *findings = chain.findings;
-    RecordedSteps { allowed, byproducts }
+    RecordedSteps { allowed, byproducts, reports }
+}
+
+fn report(record: StepRecord, log: MonitorLog) -> StepReport {
+    StepReport {
+        step: record.step,
+        profile: record.profile,
+        exit: record.exit,
+        usage: record.usage,
+        executions: log.process,
+        denials: log.kiln_denials,
+        unlisted: log.kiln_unlisted,
+    }
 }
 
 /// Every input of the job arrived, as the job names it.
@@ -112,7 +152,7 @@ fn check_record(
     step: &Step,
     event: &StepEvents,
     chain: &mut Chain,
-) -> Option<StepRecord> {
+) -> Option<Statement<StepRecord>> {
     let file = path::record(sequence, &event.name);
     if event.name != step.name {
         chain.add("step_order", format!("step-begin of {}", event.name), format!("it was the turn of {}", step.name));
@@ -154,7 +194,7 @@ fn check_record(
     check_subjects(&statement, &file, chain);
     check_log(allowed, sequence, step, record, chain);
     enforced::check(record, &file, &mut chain.findings);
-    Some(statement.predicate)
+    Some(statement)
 }
 
 fn read_record(allowed: &AllowedJob<'_>, file: &str) -> Result<(Statement<StepRecord>, Sha256Digest), Finding> {
@@ -190,6 +230,8 @@ fn check_policy(allowed: &AllowedJob<'_>, step: &Step, record: &StepRecord, file
     chain.require(record.env == step.env, file, "env", "it is not the job's");
     chain.require(record.workdir == step.workdir, file, "workdir", "it is not the job's");
     chain.require(record.inputs == inputs, file, "inputs", "they are not the job's");
+    chain.require(record.profile == step.profile, file, "profile", "it is not the job's");
+    chain.require(record.proc == step.proc, file, "proc", "it is not the job's");
     chain.require(record.limits == step.limits, file, "limits", "they are not the job's");
 }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::finding::{Finding, Findings, Gate};
 use crate::statement::Artifact;
+use crate::step::StepReport;
 
 /// What became of one gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -72,6 +73,8 @@ pub struct Verdict {
     pub job_sha256: Option<Sha256Digest>,
     /// The TPM's clock (gate quote).
     pub tpm: Option<TpmReport>,
+    /// What the steps did, in their order (gate step).
+    pub steps: Vec<StepReport>,
     /// What was built; empty unless [`Verdict::passed`].
     pub artifacts: Vec<Artifact>,
     /// Every gate, in order.
@@ -102,6 +105,7 @@ impl Verdict {
             image_sha256: None,
             job_sha256: None,
             tpm: None,
+            steps: Vec::new(),
             artifacts: Vec::new(),
             gates: Gate::ALL.map(|gate| GateReport { gate, state: GateState::NotReached }).to_vec(),
             findings: Vec::new(),

@@ -24,6 +24,10 @@ fn record(step: &str) -> Label {
     Label::Record { step: name(step) }
 }
 
+fn trace(step: &str) -> Label {
+    Label::Trace { step: name(step) }
+}
+
 fn attempt(order: &mut Order, act: &Act) -> Result<(), Violation> {
     match act {
         Act::Measure(event) => order.measure(event),
@@ -53,9 +57,13 @@ fn life() -> Vec<Act> {
         Act::Sign(Label::Decision, digest("decision")),
         Act::Measure(Event::Input(name("source"), digest("source"))),
         Act::Measure(Event::StepBegin(name("configure"), digest("spec 1"))),
+        Act::Measure(Event::StepTrace(name("configure"), digest("trace 1"))),
+        Act::Sign(trace("configure"), digest("trace 1")),
         Act::Measure(Event::StepEnd(name("configure"), digest("record 1"))),
         Act::Sign(record("configure"), digest("record 1")),
         Act::Measure(Event::StepBegin(name("make"), digest("spec 2"))),
+        Act::Measure(Event::StepTrace(name("make"), digest("trace 2"))),
+        Act::Sign(trace("make"), digest("trace 2")),
         Act::Measure(Event::StepEnd(name("make"), digest("record 2"))),
         Act::Sign(record("make"), digest("record 2")),
         Act::Measure(Event::Output(name("libz.a"), digest("libz.a"))),
@@ -78,14 +86,14 @@ fn other_ways(at: usize) -> Vec<Act> {
         // A denial.
         5 => of_life(&[6]),
         // No input; the second step first.
-        8 => of_life(&[9, 12]),
-        9 => of_life(&[12]),
+        8 => of_life(&[9, 14]),
+        9 => of_life(&[14]),
         // One step and then outputs, the provenance, or the manifest of a failed step.
-        12 => of_life(&[15, 16, 18]),
+        14 => of_life(&[19, 20, 22]),
         // A second step is the last; its outputs are none.
-        15 => of_life(&[16, 18]),
+        19 => of_life(&[20, 22]),
         // An output was not as declared.
-        16 => of_life(&[18]),
+        20 => of_life(&[22]),
         _ => Vec::new(),
     }
 }
@@ -135,9 +143,13 @@ fn one_machine_has_one_job() {
 fn no_record_is_signed_for_a_step_that_was_not_admitted_and_begun() {
     let life = life();
     let sign = Act::Sign(record("configure"), digest("record 1"));
+    let sign_trace = Act::Sign(trace("configure"), digest("trace 1"));
     for at in 0..life.len() {
-        let answer = attempt(&mut after(&life[..at]), &sign);
-        assert_eq!(answer, if at == 11 { Ok(()) } else { Err(Refusal::NoAdmissionLabel.into()) }, "after {at} acts");
+        for (act, moment) in [(&sign, 13), (&sign_trace, 11)] {
+            let answer = attempt(&mut after(&life[..at]), act);
+            let expected = if at == moment { Ok(()) } else { Err(Refusal::NoAdmissionLabel.into()) };
+            assert_eq!(answer, expected, "after {at} acts");
+        }
     }
     // A denied job has no steps.
     let mut denied = after(&life[..5]);
@@ -156,7 +168,7 @@ fn only_what_was_measured_is_admitted_and_signed() {
     let mut order = after(&life[..7]);
     assert!(matches!(order.sign(&Label::Decision, &digest("another")), Err(Violation::Other { .. })));
     assert!(matches!(order.sign(&Label::Manifest, &digest("decision")), Err(Violation::OutOfOrder { .. })));
-    let mut order = after(&life[..11]);
+    let mut order = after(&life[..13]);
     assert!(matches!(order.sign(&record("configure"), &digest("another")), Err(Violation::Other { .. })));
     assert_eq!(order.sign(&record("make"), &digest("record 1")), Err(Refusal::NoAdmissionLabel.into()));
 }
@@ -165,7 +177,7 @@ fn only_what_was_measured_is_admitted_and_signed() {
 fn a_denied_job_ends_like_every_other() {
     let life = life();
     let mut order = after(&life[..5]);
-    for act in life.get(6..8).unwrap().iter().chain(life.get(18..22).unwrap()) {
+    for act in life.get(6..8).unwrap().iter().chain(life.get(22..26).unwrap()) {
         assert!(order.done(Outcome::Refused).is_err(), "before {act:?}");
         attempt(&mut order, act).unwrap();
     }
@@ -177,19 +189,37 @@ fn a_denied_job_ends_like_every_other() {
 #[test]
 fn a_step_that_ends_is_the_one_that_began_and_comes_once() {
     let life = life();
-    let mut order = after(&life[..10]);
-    let other = Event::StepEnd(name("make"), digest("record 1"));
-    assert!(matches!(order.measure(&other), Err(Violation::OutOfOrder { .. })));
-    let mut order = after(&life[..12]);
+    for at in [10, 12] {
+        let mut order = after(&life[..at]);
+        for other in
+            [Event::StepTrace(name("make"), digest("trace 1")), Event::StepEnd(name("make"), digest("record 1"))]
+        {
+            assert!(matches!(order.measure(&other), Err(Violation::OutOfOrder { .. })));
+        }
+    }
+    let mut order = after(&life[..14]);
     let again = Event::StepBegin(name("configure"), digest("spec 3"));
     assert!(matches!(order.measure(&again), Err(Violation::Twice { .. })));
 }
 
 #[test]
+fn a_step_without_its_trace_has_no_record() {
+    let life = life();
+    assert!(matches!(
+        after(&life[..10]).measure(&Event::StepEnd(name("configure"), digest("record 1"))),
+        Err(Violation::OutOfOrder { .. })
+    ));
+    assert!(matches!(
+        after(&life[..11]).measure(&Event::StepEnd(name("configure"), digest("record 1"))),
+        Err(Violation::Unsigned { .. })
+    ));
+}
+
+#[test]
 fn a_failed_step_ends_without_provenance() {
     let life = life();
-    let mut order = after(&life[..12]);
-    for act in life.get(18..22).unwrap() {
+    let mut order = after(&life[..14]);
+    for act in life.get(22..26).unwrap() {
         attempt(&mut order, act).unwrap();
     }
     assert!(order.done(Outcome::Built).is_err());

@@ -9,7 +9,9 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::Envelope;
 use kiln_formats::link::{Attestation, Certificates, NotAttested};
 use kiln_formats::manifest;
-use kiln_formats::names::PAYLOAD_DECISION;
+use kiln_formats::names::{Name, PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD};
+use kiln_formats::record::StepRecord;
+use kiln_formats::statement::Statement;
 use kiln_verifier::attestation::{self, AttestedMachine};
 use kiln_verifier::{Anchors, Finding, Findings};
 
@@ -91,6 +93,17 @@ pub(super) fn decision(
         Some((_, field)) => Err(Fault::DecisionMismatch { field }),
         None => Ok(decision),
     }
+}
+
+/// Is it this machine's record of this step?
+pub(super) fn record(envelope: &[u8], step: &Name, key: &VerifyingKey) -> Result<StepRecord, Fault> {
+    let signed = |source| Fault::RecordSignature { step: step.clone(), source };
+    let envelope = Envelope::from_slice_exact(envelope).map_err(signed)?;
+    let verified = envelope.verify(PAYLOAD_STATEMENT, &[*key]).map_err(signed)?;
+    let statement: Statement<StepRecord> = canonical::from_slice_exact(verified.payload())
+        .map_err(|source| Fault::RecordSyntax { step: step.clone(), source })?;
+    let of_the_step = statement.is(PREDICATE_RECORD) && statement.predicate.step == *step;
+    if of_the_step { Ok(statement.predicate) } else { Err(Fault::RecordMismatch { step: step.clone() }) }
 }
 
 /// Does the last message fit the decision and the files?

@@ -74,6 +74,28 @@ pub enum Fault {
         /// What differs.
         field: &'static str,
     },
+    /// A record that is not signed by the certified key.
+    #[error("the signature of the record of step {step} does not hold")]
+    RecordSignature {
+        /// The step.
+        step: Name,
+        /// Why.
+        source: dsse::Error,
+    },
+    /// A record whose payload is none.
+    #[error("the record of step {step} cannot be read")]
+    RecordSyntax {
+        /// The step.
+        step: Name,
+        /// Why.
+        source: canonical::Error,
+    },
+    /// A record of something else.
+    #[error("what came as the record of step {step} is the record of something else")]
+    RecordMismatch {
+        /// The step.
+        step: Name,
+    },
     /// A log that no machine writes.
     #[error("the log of step {step} is cut short, has empty frames, or is longer than {bytes_max} bytes")]
     Log {

@@ -384,6 +384,45 @@ async fn logs_are_whole_frames_within_the_step_s_bound() {
     }
 }
 
+#[tokio::test]
+async fn records_are_those_of_the_step_that_ended_and_come_once() {
+    let mut rig = Rig::new();
+    let outcome = rig.run(async |mut machine| {
+        machine.admitted().await;
+        machine.log("build", "").await.unwrap();
+        assert_eq!(machine.record("build", "build").await.unwrap().0, StatusCode::NO_CONTENT);
+        machine.done(Said::StepFailed).await.unwrap();
+    });
+    assert!(matches!(outcome.await, Ok(Outcome::StepFailed)));
+    assert_eq!(rig.heard("StepRecorded"), 1, "{:?}", rig.said);
+
+    let early = in_a_new_rig(async |mut machine| {
+        machine.admitted().await;
+        assert!(machine.record("build", "build").await.is_none());
+    });
+    assert!(matches!(early.await, Err(Fault::OutOfOrder { .. })));
+    let twice = in_a_new_rig(async |mut machine| {
+        machine.admitted().await;
+        machine.log("build", "").await.unwrap();
+        machine.record("build", "build").await.unwrap();
+        assert!(machine.record("build", "build").await.is_none());
+    });
+    assert!(matches!(twice.await, Err(Fault::OutOfOrder { .. })));
+    let other = in_a_new_rig(async |mut machine| {
+        machine.admitted().await;
+        machine.log("build", "").await.unwrap();
+        assert!(machine.record("build", "other").await.is_none());
+    });
+    assert!(matches!(other.await, Err(Fault::RecordMismatch { .. })));
+    let forged = in_a_new_rig(async |mut machine| {
+        machine.admitted().await;
+        machine.log("build", "").await.unwrap();
+        machine.statement_key = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
+        assert!(machine.record("build", "build").await.is_none());
+    });
+    assert!(matches!(forged.await, Err(Fault::RecordSignature { .. })));
+}
+
 /// Time is tokio's, and runs as fast as there is nothing else to do.
 #[tokio::test(start_paused = true)]
 async fn silence_and_dripping_end() {

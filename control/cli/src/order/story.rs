@@ -5,8 +5,10 @@ use std::time::Instant;
 use kiln_attestor::Report;
 use kiln_formats::decision::Ruling;
 use kiln_formats::names::Name;
+use kiln_formats::record::StepRecord;
 use kiln_image::progress::Progress as _;
 
+use crate::ended;
 use crate::screen::Screen;
 use crate::steplog::StepLog;
 use crate::timings::Recorder;
@@ -85,6 +87,10 @@ impl Story {
                 for line in std::mem::take(&mut self.log).finish() {
                     screen.say(&format!("{step}| {line}"));
                 }
+            }
+            Report::StepRecorded(record) => {
+                let StepRecord { step, exit, usage, .. } = record;
+                screen.say(&format!("kiln: step {step}: {}; {}", ended::how(exit), ended::took(usage)));
             }
             Report::JobTaken | Report::InputTaken { .. } => {}
             Report::FileTaken { path, .. } => {

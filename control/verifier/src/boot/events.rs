@@ -19,11 +19,12 @@ pub(crate) struct BootEvents {
     pub(crate) trust: Sha256Digest,
 }
 
-/// A step's two events.
+/// A step's three events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StepEvents {
     pub(crate) name: Name,
     pub(crate) begin: Sha256Digest,
+    pub(crate) trace: Sha256Digest,
     pub(crate) end: Sha256Digest,
 }
 
@@ -122,11 +123,15 @@ pub(crate) fn whole(records: &[Record]) -> Result<(BootEvents, JobEvents), Findi
         Event::StepBegin(name, digest) => Some((name.clone(), *digest)),
         _ => None,
     }) {
+        let trace = reader.expect(&format!("step-trace of {name}"), |event| match event {
+            Event::StepTrace(traced, digest) if *traced == name => Some(*digest),
+            _ => None,
+        })?;
         let end = reader.expect(&format!("step-end of {name}"), |event| match event {
             Event::StepEnd(ended, digest) if *ended == name => Some(*digest),
             _ => None,
         })?;
-        steps.push(StepEvents { name, begin, end });
+        steps.push(StepEvents { name, begin, trace, end });
     }
     let mut outputs = Vec::new();
     while let Some(output) = reader.optional(|event| match event {

@@ -20,6 +20,9 @@ const LANDLOCK_ABI_MIN: u64 = 6;
 /// What limits are rounded down to. Source: Linux, `page_counter` counts whole pages; x86-64 pages.
 const PAGE_BYTES: u64 = 4096;
 
+/// The period of `cpu.max`. Source: Linux, Documentation/admin-guide/cgroup-v2.rst.
+const CPU_PERIOD_US: u64 = 100_000;
+
 /// Appends a finding for each layer that the report does not show in force.
 pub(super) fn check(record: &StepRecord, file: &str, findings: &mut Vec<Finding>) {
     let report = &record.enforced;
@@ -31,12 +34,16 @@ pub(super) fn check(record: &StepRecord, file: &str, findings: &mut Vec<Finding>
     // The sandbox's own init counts as one more process.
     let pids = (u64::from(record.limits.pids) + 1).to_string();
     let memory = (record.limits.memory_bytes / PAGE_BYTES * PAGE_BYTES).to_string();
+    let quota = record.limits.cpu_percent.map(|percent| (u64::from(percent) * CPU_PERIOD_US / 100).to_string());
+    let cpu = format!("{} {CPU_PERIOD_US}", quota.as_deref().unwrap_or("max"));
     let seccomp =
         number("/process/seccomp_mode") == Some(2) && number("/process/seccomp_filters").is_some_and(|n| n > 0);
+    let landlock = number("/confirmed/landlock/abi").is_some_and(|abi| abi >= LANDLOCK_ABI_MIN);
     let descriptors = report.pointer("/descriptors").and_then(|v| v.as_array()).map(|list| list.len());
     let layers = [
         ("given_up", report.pointer("/given_up").and_then(|v| v.as_array()).is_some_and(Vec::is_empty)),
         ("limits", limit("pids.max") == Some(&pids) && limit("memory.max") == Some(&memory)),
+        ("limits", limit("cpu.max") == Some(&cpu) && limit_of_disks(record, limit("io.max"))),
         ("namespaces", NAMESPACES.iter().all(own_namespace)),
         ("view", view_fits(record)),
         (
@@ -48,7 +55,7 @@ pub(super) fn check(record: &StepRecord, file: &str, findings: &mut Vec<Finding>
         ("capabilities", number("/process/capabilities") == Some(0)),
         ("capabilities", number("/confirmed/securebits").is_some_and(|bits| bits & SECUREBITS == SECUREBITS)),
         ("no_new_privileges", report.pointer("/process/no_new_privileges").and_then(|v| v.as_bool()) == Some(true)),
-        ("landlock", number("/confirmed/landlock/abi").is_some_and(|abi| abi >= LANDLOCK_ABI_MIN)),
+        ("landlock", landlock && text("/confirmed/landlock/ruleset_sha256").is_some_and(|digest| digest.len() == 64)),
         ("seccomp", seccomp && text("/seccomp_sha256").is_some_and(|digest| digest.len() == 64)),
         (
             "process_limits",
@@ -63,6 +70,15 @@ pub(super) fn check(record: &StepRecord, file: &str, findings: &mut Vec<Finding>
             findings.push(Finding::new(Gate::Step, "not_enforced", format!("{file}: enforced.{layer}"), reason));
         }
     }
+}
+
+/// Every disk that the file names is limited in both directions as the job has it, and there is one; or no limit was asked for.
+/// Source of the form: Linux, Documentation/admin-guide/cgroup-v2.rst, `io.max`.
+fn limit_of_disks(record: &StepRecord, file: Option<&str>) -> bool {
+    let Some(bytes) = record.limits.io_bytes_per_second else { return true };
+    let wanted = [format!("rbps={bytes}"), format!("wbps={bytes}")];
+    let limited = |line: &str| wanted.iter().all(|wanted| line.split_whitespace().any(|word| word == wanted));
+    file.is_some_and(|file| !file.is_empty() && file.lines().all(limited))
 }
 
 /// The root and every input are mounted read-only, every workspace as the record says.

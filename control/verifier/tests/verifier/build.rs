@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kiln_formats::decision::{Code, Refusal, Ruling};
 use kiln_formats::event::Event;
-use kiln_formats::job::{Access, Job, Profile};
+use kiln_formats::job::{Access, Job, Proc, Profile};
 use kiln_formats::manifest::{Outcome, path};
 use kiln_formats::names::BUILDER_DIRECT;
 use kiln_formats::provenance::Provenance;
@@ -172,9 +172,12 @@ fn records_say_what_the_job_ordered() {
         ("workdir", recorded(0, |r| r.workdir = "/".into()), gate, "record", "workdir"),
         ("input", recorded(0, |r| r.inputs[0].sha256 = digest("x")), gate, "record", "inputs"),
         ("no input", recorded(0, |r| r.inputs.clear()), gate, "record", "inputs"),
+        ("profile", recorded(0, |r| r.profile = Profile::Loopback), gate, "record", "00-unpack.dsse.json: profile"),
+        ("proc", recorded(0, |r| r.proc = Proc::Masked), gate, "record", "00-unpack.dsse.json: proc"),
         ("limits", recorded(0, |r| r.limits.pids += 1), gate, "record", "limits"),
+        ("grace", recorded(0, |r| r.limits.grace_ms += 1), gate, "record", "limits"),
         ("exit", recorded(1, |r| r.exit = Exit::Code { code: 1 }), gate, "outcome", "a step failed"),
-        ("killed", recorded(1, |r| r.exit = Exit::Limit { limit: name("wall") }), gate, "outcome", "a step failed"),
+        ("killed", recorded(1, |r| r.exit = Exit::limit(name("wall"))), gate, "outcome", "a step failed"),
         ("failed, but nothing did", failed_without_a_failure(), gate, "outcome", "no record"),
         (
             "went on",
@@ -217,7 +220,7 @@ fn records_say_what_the_job_ordered() {
 
 #[test]
 fn every_layer_is_shown_in_force() {
-    let rows: [(&str, serde_json::Value, &str); 24] = [
+    let rows: [(&str, serde_json::Value, &str); 25] = [
         ("/given_up", json!(["landlock"]), "given_up"),
         ("/namespaces", json!({}), "namespaces"),
         ("/namespaces/net", json!(0), "namespaces"),
@@ -239,6 +242,7 @@ fn every_layer_is_shown_in_force() {
         ("/cgroup/files/pids.max", json!("max"), "limits"),
         ("/confirmed/landlock", json!(null), "landlock"),
         ("/confirmed/landlock/abi", json!(5), "landlock"),
+        ("/confirmed/landlock/ruleset_sha256", json!(""), "landlock"),
         ("/confirmed/securebits", json!(0), "capabilities"),
         ("/confirmed/memfd_noexec", json!("1"), "anonymous_exec"),
         ("/confirmed/namespaces_max/max_user_namespaces", json!("1"), "nested_namespaces"),
@@ -250,6 +254,29 @@ fn every_layer_is_shown_in_force() {
             found.iter().map(|f| (f.gate, f.code, f.object.as_str())).collect::<Vec<_>>(),
             [(Gate::Step, "not_enforced", object.as_str())]
         );
+    }
+    // Limits that this job asks for, and that job does not.
+    let limited = || {
+        let mut plan = Plan::default();
+        plan.job.step[0].limits.cpu_percent = Some(50);
+        plan.job.step[0].limits.io_bytes_per_second = Some(1 << 20);
+        plan
+    };
+    let verdict = kiln_verifier::verify(&limited().seal(), &anchors());
+    assert!(verdict.passed(), "{:?}", verdict.findings);
+    for (file, value) in [
+        ("cpu.max", "max 100000"),
+        ("io.max", ""),
+        ("io.max", "254:0 rbps=1048576 wbps=max riops=max wiops=max"),
+        ("io.max", "254:0 rbps=1048576 wbps=1048576\n254:16 rbps=max wbps=1048576"),
+    ] {
+        let record = move |at: usize, statement: &mut Statement<StepRecord>| {
+            if at == 0 {
+                statement.predicate.enforced["cgroup"]["files"][file] = json!(value);
+            }
+        };
+        let found = findings(&Plan { record: Box::new(record), ..limited() }, &anchors());
+        assert!(found.len() == 1 && found[0].object.ends_with("enforced.limits"), "{file} {value}: {found:?}");
     }
     let nothing = recorded(0, |record| record.enforced = json!(null));
     assert!(findings(&nothing, &anchors()).len() > 10);
@@ -269,13 +296,20 @@ fn records_are_those_that_were_measured() {
             "step_event",
             "step-begin of unpack",
         ),
-        ("end", measured(7, Event::StepEnd(name("unpack"), digest("x"))), gate, "step_event", "step-end of unpack"),
-        ("a step left out", events(|events| drop(events.drain(8..10))), gate, "step_missing", "1 of 2 steps"),
+        (
+            "trace",
+            measured(7, Event::StepTrace(name("unpack"), digest("x"))),
+            gate,
+            "step_event",
+            "step-trace of unpack",
+        ),
+        ("end", measured(8, Event::StepEnd(name("unpack"), digest("x"))), gate, "step_event", "step-end of unpack"),
+        ("a step left out", events(|events| drop(events.drain(9..12))), gate, "step_missing", "1 of 2 steps"),
         (
             "a step more",
             events(|events| {
-                let again: Vec<Event> = events[8..10].to_vec();
-                events.splice(10..10, again);
+                let again: Vec<Event> = events[9..12].to_vec();
+                events.splice(12..12, again);
             }),
             gate,
             "step_unexpected",
@@ -284,14 +318,15 @@ fn records_are_those_that_were_measured() {
         (
             "steps swapped",
             events(|events| {
-                let first: Vec<Event> = events.drain(6..8).collect();
-                events.splice(8..8, first);
+                let first: Vec<Event> = events.drain(6..9).collect();
+                events.splice(9..9, first);
             }),
             gate,
             "step_order",
             "turn of unpack",
         ),
         ("record left out", without("evidence/records/01-build.dsse.json"), gate, "file_missing", "01-build"),
+        ("trace left out", without("evidence/traces/01-build.dsse.json"), gate, "file_missing", "traces/01-build"),
         ("log left out", without("evidence/logs/01-build.log"), gate, "file_missing", "01-build.log"),
     ]);
 }
@@ -381,8 +416,8 @@ fn statement() {
         ("finished", stated(|p| p.run_details.metadata.finished_on = at(31)), gate, "provenance", "finishedOn"),
         ("byproduct left out", stated(|p| drop(p.run_details.byproducts.pop())), gate, "provenance", "byproducts"),
         ("byproduct more", stated(move |p| p.run_details.byproducts.push(other())), gate, "provenance", "byproducts"),
-        ("output event", measured(10, Event::Output(name("libz.a"), digest("x"))), gate, "outputs", "measured outputs"),
-        ("provenance event", measured(11, Event::Provenance(digest("x"))), gate, "provenance_event", "measured"),
+        ("output event", measured(12, Event::Output(name("libz.a"), digest("x"))), gate, "outputs", "measured outputs"),
+        ("provenance event", measured(13, Event::Provenance(digest("x"))), gate, "provenance_event", "measured"),
         ("too large", ordered(|job| job.output[0].size_bytes_max = 7), gate, "artifact_too_large", "libz.a"),
         (
             "another statement beside it",
@@ -394,6 +429,7 @@ fn statement() {
         ("no artifact", without("artifacts/libz.a"), gate, "file_missing", "libz.a"),
         ("no provenance", without(path::PROVENANCE), gate, "file_missing", "provenance"),
         ("one artifact more", with_file("artifacts/evil", |_| {}), gate, "file_unexpected", "artifacts/evil"),
+        ("one trace more", with_file("evidence/traces/02-x.dsse.json", |_| {}), gate, "file_unexpected", "02-x"),
         ("one log more", with_file("evidence/logs/02-x.log", |_| {}), gate, "file_unexpected", "02-x.log"),
     ];
     rows.push((
@@ -403,7 +439,7 @@ fn statement() {
         "file_unexpected",
         "libz.a",
     ));
-    let output = |events: &mut Vec<Event>| events.insert(10, Event::Output(name("libz.a"), digest("x")));
+    let output = |events: &mut Vec<Event>| events.insert(12, Event::Output(name("libz.a"), digest("x")));
     rows.push(("failed, with an output", Plan { events: Box::new(output), ..failed() }, gate, "outcome", "no outputs"));
     check(rows);
 }
@@ -420,7 +456,7 @@ fn the_last_gates_collect_everything() {
 
 #[test]
 fn a_step_may_fail_in_every_way_and_only_at_the_end() {
-    for exit in [Exit::Code { code: 2 }, Exit::Signal { signal: 11 }, Exit::Limit { limit: name("memory") }] {
+    for exit in [Exit::Code { code: 2 }, Exit::Signal { signal: 11 }, Exit::limit(name("memory"))] {
         let plan = Plan { outcome: Outcome::StepFailed, failed_exit: exit, ..Plan::default() };
         let verdict = kiln_verifier::verify(&plan.seal(), &anchors());
         assert!(verdict.holds() && !verdict.passed(), "{:?}", verdict.findings);

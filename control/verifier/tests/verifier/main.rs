@@ -6,6 +6,7 @@ mod attestation;
 mod build;
 mod start;
 mod tamper;
+mod trace;
 mod verdict;
 mod world;
 

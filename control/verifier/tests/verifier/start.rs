@@ -83,7 +83,7 @@ fn evidence() {
             Plan { manifest: Box::new(|m| drop(m.files.pop())), ..Plan::default() },
             gate,
             "file_unlisted",
-            "records/01-build",
+            "traces/01-build",
         ),
         (
             "wrong size",

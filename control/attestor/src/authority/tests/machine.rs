@@ -12,14 +12,17 @@ use kiln_formats::decision::{self, Code, Decision, Refusal, Ruling};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::event::Event;
+use kiln_formats::job::Limits;
 use kiln_formats::link::{Attestation, Blob, Certificates, Done, path};
 use kiln_formats::log::{Frame, Stream};
 use kiln_formats::manifest::Outcome;
-use kiln_formats::names::PAYLOAD_DECISION;
+use kiln_formats::names::{PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD};
 use kiln_formats::pcr::{Bank, PcrValues};
 use kiln_formats::quote::QuoteSignature;
 use kiln_formats::runtime_log::{BootId, RuntimeLog, Writer};
+use kiln_formats::statement::{Statement, Subject};
 use kiln_formats::trust::PublicKey;
+use serde_json::json;
 use tokio::io::DuplexStream;
 
 /// What PID 1's program is, as far as these tests go.
@@ -166,6 +169,26 @@ impl Machine {
 
     pub(super) async fn log(&mut self, step: &str, bytes: impl Into<Bytes>) -> Option<(StatusCode, Bytes)> {
         self.ask(Method::POST, &format!("{}{step}", path::LOGS), bytes).await
+    }
+
+    /// A record of `of`, sent as that of `step`.
+    pub(super) async fn record(&mut self, step: &str, of: &str) -> Option<(StatusCode, Bytes)> {
+        let record = json!({
+            "buildId": "00", "sequence": 0, "previous": Sha256Digest::of(b""), "step": of,
+            "stepSha256": Sha256Digest::of(b""), "imageRootHash": Sha256Digest::of(b""), "argv": ["cc"], "env": {},
+            "workdir": "/", "inputs": [], "workspaces": [], "profile": "strict", "proc": "minimal",
+            "limits": Limits::default(), "exit": { "kind": "code", "code": 1 },
+            "usage": {
+                "wallMs": 1, "cpuUs": 1, "memoryPeakBytes": 1, "pidsPeak": 1, "ioReadBytes": 0, "ioWrittenBytes": 0,
+            },
+            "log": { "sha256": Sha256Digest::of(b""), "writtenBytes": 0, "keptBytes": 0 },
+            "trace": Sha256Digest::of(b""), "enforced": {},
+        });
+        let subject = vec![Subject::new("log/build", Sha256Digest::of(b""))];
+        let payload = canonical::to_vec(&Statement::new(PREDICATE_RECORD, subject, record)).unwrap();
+        let signature = self.statement_key.sign(&pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
+        let envelope = Envelope::new(PAYLOAD_STATEMENT, &payload, &signature).to_vec().unwrap();
+        self.ask(Method::POST, &format!("{}{step}", path::RECORDS), envelope).await
     }
 
     pub(super) async fn done(&mut self, outcome: Outcome) -> Option<(StatusCode, Bytes)> {

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod firmware;
+mod job;
 mod sandbox;
 mod tpm;
 
@@ -17,9 +18,7 @@ use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::event::Event;
-use kiln_formats::job::{
-    Access, CheckedJob, Image, Input, Job, Limits, Output, Proc, Profile, Step, Workspace, WorkspaceUse,
-};
+use kiln_formats::job::{Access, CheckedJob, Job, Profile, Step, WorkspaceUse};
 use kiln_formats::log::{Frame, Stream};
 use kiln_formats::manifest::{File, Manifest, Outcome, path};
 use kiln_formats::names::{self, Name};
@@ -30,6 +29,7 @@ use kiln_formats::provenance::{
 use kiln_formats::record::{Exit, InputSeen, LogSeen, StepRecord, Usage, WorkspaceSeen};
 use kiln_formats::reference::Reference;
 use kiln_formats::runtime_log::{BootId, RuntimeLog, Writer};
+use kiln_formats::runtime_trace::RuntimeTrace;
 use kiln_formats::statement::{ResourceDescriptor, Statement, Subject};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Configuration, Policy, PublicKey, TrustBundle};
@@ -38,6 +38,7 @@ use serde::Serialize;
 
 pub(crate) use certificates::{Leaf, attestation_leaf, authority, root, statement_leaf};
 pub(crate) use firmware::FirmwareEvent;
+pub(crate) use job::job;
 pub(crate) use tpm::{QuoteDraft, ak_public};
 
 /// When the challenge was issued.
@@ -94,6 +95,7 @@ pub(crate) struct Plan {
     pub(crate) job_document: Edit<Vec<u8>>,
     pub(crate) decision: Edit<Decision>,
     pub(crate) record: EditAt<Statement<StepRecord>>,
+    pub(crate) trace: EditAt<Statement<RuntimeTrace>>,
     pub(crate) log: EditAt<Vec<u8>>,
     pub(crate) provenance: Edit<Statement<Provenance>>,
     pub(crate) events: Edit<Vec<Event>>,
@@ -103,48 +105,6 @@ pub(crate) struct Plan {
     pub(crate) closing: Edit<Closing>,
     pub(crate) first: Edit<QuoteDraft>,
     pub(crate) last: Edit<QuoteDraft>,
-}
-
-pub(crate) fn job() -> Job {
-    let usage = |name_: &str, access| WorkspaceUse { name: name(name_), access };
-    let step = |step: &str, inputs: Vec<Name>, workspaces| Step {
-        name: name(step),
-        image: name("c"),
-        argv: vec!["make".into(), step.into()],
-        env: BTreeMap::from([("PATH".into(), "/usr/bin".into())]),
-        workdir: "/work/src".into(),
-        inputs,
-        workspaces,
-        profile: Profile::Strict,
-        proc: Proc::Minimal,
-        limits: Limits { memory_bytes: 64 << 20, ..Limits::default() },
-    };
-    Job {
-        version: 1,
-        name: name("zlib"),
-        expires: at(3600),
-        image: vec![Image { name: name("c"), root_hash: digest("toolchain") }],
-        input: vec![Input {
-            name: name("zlib.tar"),
-            uri: "https://zlib.example/zlib.tar".into(),
-            sha256: digest("zlib.tar"),
-            size: 8,
-        }],
-        workspace: vec![
-            Workspace { name: name("src"), size_bytes_max: 1 << 20 },
-            Workspace { name: name("out"), size_bytes_max: 1 << 20 },
-        ],
-        step: vec![
-            step("unpack", vec![name("zlib.tar")], vec![usage("src", Access::Rw)]),
-            step("build", vec![], vec![usage("src", Access::Ro), usage("out", Access::Rw)]),
-        ],
-        output: vec![Output {
-            name: name("libz.a"),
-            workspace: name("out"),
-            path: "libz.a".into(),
-            size_bytes_max: 4096,
-        }],
-    }
 }
 
 pub(crate) fn policy() -> Policy {
@@ -192,6 +152,7 @@ impl Default for Plan {
             job_document: Box::new(|_| {}),
             decision: Box::new(|_| {}),
             record: Box::new(|_, _| {}),
+            trace: Box::new(|_, _| {}),
             log: Box::new(|_, _| {}),
             provenance: Box::new(|_| {}),
             events: Box::new(|_| {}),
@@ -339,13 +300,20 @@ impl Plan {
             if failed {
                 statement.predicate.exit = self.failed_exit.clone();
             }
+            let mut trace = sandbox::trace(&self.challenge().build_id, step, statement.subject.clone());
+            (self.trace)(at, &mut trace);
+            let (trace, trace_sha256) = self.sign_statement(&trace);
+            statement.predicate.trace = trace_sha256;
             (self.record)(at, &mut statement);
             let (envelope, sha256) = self.sign_statement(&statement);
             events.push(Event::StepBegin(step.name.clone(), step.digest().unwrap()));
+            events.push(Event::StepTrace(step.name.clone(), trace_sha256));
             events.push(Event::StepEnd(step.name.clone(), sha256));
             byproducts.push(ResourceDescriptor::new(path::record(at as u32, &step.name), sha256));
+            byproducts.push(ResourceDescriptor::new(path::trace(at as u32, &step.name), trace_sha256));
             byproducts.push(ResourceDescriptor::new(path::log(at as u32, &step.name), Sha256Digest::of(&log)));
             files.insert(path::record(at as u32, &step.name), envelope);
+            files.insert(path::trace(at as u32, &step.name), trace);
             files.insert(path::log(at as u32, &step.name), log);
             previous = sha256;
         }
@@ -389,10 +357,20 @@ impl Plan {
                 .map(|input| InputSeen { name: input.clone(), sha256: digest("zlib.tar") })
                 .collect(),
             workspaces,
+            profile: step.profile,
+            proc: step.proc,
             limits: step.limits.clone(),
             exit: Exit::Code { code: 0 },
-            usage: Usage { wall_ms: 5, cpu_us: 4000, memory_peak_bytes: 1 << 20, pids_peak: 3 },
+            usage: Usage {
+                wall_ms: 5,
+                cpu_us: 4000,
+                memory_peak_bytes: 1 << 20,
+                pids_peak: 3,
+                io_read_bytes: 4096,
+                io_written_bytes: 0,
+            },
             log: LogSeen { sha256: Sha256Digest::of(log), written_bytes: 8, kept_bytes: 8 },
+            trace: digest(""),
             enforced: sandbox::enforced(step),
         };
         Statement::new(names::PREDICATE_RECORD, subject, predicate)
