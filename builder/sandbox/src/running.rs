@@ -178,7 +178,7 @@ impl Step {
             }
             // Whatever was said before the end is read first.
             if control.contains(PollFlags::IN) {
-                match self.control.receive::<Report>(REPORT_BYTES_MAX) {
+                match self.control.receive::<Report>(&mut [0; REPORT_BYTES_MAX]) {
                     // Said once, of a step that was killed before it read our last word; what was said before still comes.
                     Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
                     Err(error) => return Err(failed(error)),

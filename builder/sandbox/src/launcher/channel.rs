@@ -64,19 +64,18 @@ impl Channel {
         }
     }
 
-    /// Receives one message of at most `bytes_max`; `None`: the other end is closed.
-    pub(crate) fn receive<T: DeserializeOwned>(&self, bytes_max: usize) -> io::Result<Option<Received<T>>> {
-        let Some(Received { message, sender, descriptors }) = self.receive_bytes(bytes_max)? else { return Ok(None) };
-        Ok(Some(Received { message: serde_json::from_slice(&message)?, sender, descriptors }))
+    /// Receives one message, at most as long as `buffer`; `None`: the other end is closed.
+    pub(crate) fn receive<T: DeserializeOwned>(&self, buffer: &mut [u8]) -> io::Result<Option<Received<T>>> {
+        let Some(Received { message, sender, descriptors }) = self.receive_bytes(buffer)? else { return Ok(None) };
+        Ok(Some(Received { message: serde_json::from_slice(message)?, sender, descriptors }))
     }
 
-    /// Receives one message of bytes; `None`: the other end is closed.
-    pub(crate) fn receive_bytes(&self, bytes_max: usize) -> io::Result<Option<Received<Vec<u8>>>> {
+    /// Receives one message of bytes into `buffer`; `None`: the other end is closed.
+    pub(crate) fn receive_bytes<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<Received<&'a [u8]>>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX), ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut bytes = vec![0; bytes_max];
         let received = loop {
-            match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            match recvmsg(&self.0, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
                 Err(rustix::io::Errno::INTR) => {}
                 result => break result?,
             }
@@ -92,11 +91,8 @@ impl Channel {
         if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
         }
-        if received.bytes == 0 {
-            return Ok(None);
-        }
-        bytes.truncate(received.bytes);
-        Ok(Some(Received { message: bytes, sender, descriptors }))
+        let message = buffer.get(..received.bytes).unwrap_or_default();
+        Ok((!message.is_empty()).then_some(Received { message, sender, descriptors }))
     }
 }
 
@@ -120,18 +116,19 @@ mod tests {
     fn a_message_too_long_is_an_error_not_a_cut() {
         let (a, b) = Channel::pair().expect("pair");
         a.send_bytes(&[1; 100], &[]).expect("sent");
-        assert!(b.receive_bytes(99).is_err());
+        let mut buffer = [0; 99];
+        assert!(b.receive_bytes(&mut buffer).is_err());
         a.send_bytes(&[1; 99], &[]).expect("sent");
-        assert_eq!(b.receive_bytes(99).expect("received").expect("open").message.len(), 99);
+        assert_eq!(b.receive_bytes(&mut buffer).expect("received").expect("open").message.len(), 99);
         drop(a);
-        assert!(b.receive_bytes(99).expect("closed is no error").is_none());
+        assert!(b.receive_bytes(&mut buffer).expect("closed is no error").is_none());
     }
 
     #[test]
     fn the_kernel_names_the_sender() {
         let (a, b) = Channel::pair_with_sender().expect("pair");
         b.send(&7_u8, &[]).expect("sent");
-        let got = a.receive::<u8>(16).expect("received").expect("open");
+        let got = a.receive::<u8>(&mut [0; 16]).expect("received").expect("open");
         assert_eq!((got.message, got.sender), (7, Some(std::process::id() as i32)));
     }
 }

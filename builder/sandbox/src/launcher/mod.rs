@@ -146,7 +146,7 @@ impl Launcher {
         // A thread that panicked between sending and receiving cannot exist: nothing in between panics.
         let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
         channel.send_bytes(&bytes, descriptors).map_err(failed)?;
-        let received = channel.receive::<Reply>(REPORT_BYTES_MAX).map_err(failed)?;
+        let received = channel.receive::<Reply>(&mut [0; REPORT_BYTES_MAX]).map_err(failed)?;
         let received = received.ok_or(Error::Gone { who: "launcher" })?;
         match (received.message, received.descriptors.into_iter().next()) {
             (Reply::Started { pid }, Some(pidfd)) => Ok((pid, pidfd)),
@@ -225,7 +225,7 @@ fn hear(control: &Channel, deadline: Instant) -> Result<Received<Report>, Error>
             Err(error) => return Err(failed(error.into())),
         }
     }
-    control.receive::<Report>(REPORT_BYTES_MAX).map_err(failed)?.ok_or(Error::Gone { who: "step" })
+    control.receive::<Report>(&mut [0; REPORT_BYTES_MAX]).map_err(failed)?.ok_or(Error::Gone { who: "step" })
 }
 
 /// Gives the step's user namespace its only user and group.

@@ -47,7 +47,9 @@ pub(super) fn run(channel: &Channel, callers: Channel, filters: &Filters, alone:
     let Ok(channel) = only_channel(channel, alone) else { sys::exit_now(1) };
     // An error is the answer to every order: nobody listens earlier.
     let mut state = settle();
-    while let Ok(Some(received)) = channel.receive::<Order>(ORDER_BYTES_MAX) {
+    // One buffer for all orders: pages that are touched here are copied for every step.
+    let mut buffer = vec![0; ORDER_BYTES_MAX];
+    while let Ok(Some(received)) = channel.receive::<Order>(&mut buffer) {
         if answer(&channel, &mut state, received, filters, alone).is_err() {
             break;
         }
@@ -57,6 +59,8 @@ pub(super) fn run(channel: &Channel, callers: Channel, filters: &Filters, alone:
 
 /// What the launcher has once it is on its own.
 struct Settled {
+    /// A procfs of our own, which no step ever sees: settings in it are those of whoever opens them. Making one for each step
+    /// would cost as much as a Landlock domain.
     proc: OwnedFd,
     owners: Vec<(u32, OwnedFd)>,
 }
@@ -71,10 +75,11 @@ fn settle() -> Result<Settled, Failed> {
         }
     };
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| failed("PR_SET_DUMPABLE")(e.into()))?;
+    // What each sandbox init begins with, done once.
+    stage::drop_bounding_set()?;
     sys::reset_signals();
     sys::ignore_children().map_err(failed("SIGCHLD"))?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let proc = open("/proc", flags, Mode::empty()).map_err(|e| failed("open /proc")(e.into()))?;
+    let proc = stage::proc(false).map_err(|e| failed("procfs for the set-up")(e.into()))?;
     enter_empty_root().map_err(failed("empty root of the launcher"))?;
     Ok(Settled { proc, owners: Vec::new() })
 }
@@ -172,13 +177,15 @@ fn start(
     if count != expected {
         return Err(("order with other descriptors than mounts", Errno::BADF.into()));
     }
-    let owners = owners(settled, order.host_id, alone).map_err(|error| ("user namespace of the owner map", error))?;
+    let owners = owners(&mut settled.owners, &settled.proc, order.host_id, alone)
+        .map_err(|error| ("user namespace of the owner map", error))?;
     let handed = Handed {
         filter: filters.steps.of(order.profile),
         init_filter: &filters.init,
         order,
         descriptors: Descriptors { control: Channel::from_fd(control), stdout, stderr, trees: descriptors.collect() },
         owners,
+        proc: &settled.proc,
         alone,
     };
     match sys::clone_step(alone, cgroup.as_fd()) {
@@ -189,18 +196,23 @@ fn start(
 }
 
 /// The user namespace that maps root on disk to `host_id` and nothing else. Made by a child that does nothing but hold it open.
-fn owners<'a>(settled: &'a mut Settled, host_id: u32, alone: &SingleThread) -> io::Result<&'a OwnedFd> {
-    if let Some(position) = settled.owners.iter().position(|(id, _)| *id == host_id) {
-        let kept = settled.owners.remove(position);
-        settled.owners.push(kept);
+fn owners<'a>(
+    kept: &'a mut Vec<(u32, OwnedFd)>,
+    proc: &OwnedFd,
+    host_id: u32,
+    alone: &SingleThread,
+) -> io::Result<&'a OwnedFd> {
+    if let Some(position) = kept.iter().position(|(id, _)| *id == host_id) {
+        let latest = kept.remove(position);
+        kept.push(latest);
     } else {
-        if settled.owners.len() >= OWNERS_MAX {
-            settled.owners.remove(0);
+        if kept.len() >= OWNERS_MAX {
+            kept.remove(0);
         }
-        let made = make_owners(&settled.proc, host_id, alone)?;
-        settled.owners.push((host_id, made));
+        let made = make_owners(proc, host_id, alone)?;
+        kept.push((host_id, made));
     }
-    settled.owners.last().map(|(_, owners)| owners).ok_or_else(|| Errno::NOENT.into())
+    kept.last().map(|(_, owners)| owners).ok_or_else(|| Errno::NOENT.into())
 }
 
 fn make_owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> io::Result<OwnedFd> {
@@ -211,14 +223,14 @@ fn make_owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> io::Result
             let entered = unshare(CloneFlags::CLONE_NEWUSER).is_ok();
             if entered && theirs.send_bytes(b"+", &[]).is_ok() {
                 // Returns when the launcher drops its end.
-                let _ = theirs.receive_bytes(1);
+                let _ = theirs.receive_bytes(&mut [0]);
             }
             sys::exit_now(0)
         }
         Forked::Parent(pid) => pid,
     };
     drop(theirs);
-    if ours.receive_bytes(1)?.is_none() {
+    if ours.receive_bytes(&mut [0])?.is_none() {
         return Err(Errno::NOSPC.into());
     }
     for map in ["uid_map", "gid_map"] {

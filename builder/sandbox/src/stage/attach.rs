@@ -49,7 +49,7 @@ pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
 }
 
 /// A procfs of the current pid namespace, attached nowhere. `subset`: processes only, and of those only one's own.
-pub(super) fn proc(subset: bool) -> Result<OwnedFd, Errno> {
+pub(crate) fn proc(subset: bool) -> Result<OwnedFd, Errno> {
     let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     if subset {
         fsconfig_set_string(context.as_fd(), "subset", "pid")?;

@@ -31,12 +31,11 @@ pub(crate) fn run(handed: Handed<'_>) -> ! {
 
 fn live(handed: Handed<'_>) {
     // If the caller is gone, nobody is left to tell what failed.
-    let (step, proc) = match begin(&handed) {
-        Ok((Forked::Parent(step), proc)) => (step, proc),
-        Ok((Forked::Child, proc)) => step::run(handed, proc),
+    let step = match begin(&handed) {
+        Ok(Forked::Parent(step)) => step,
+        Ok(Forked::Child) => step::run(handed),
         Err(failed) => return drop(handed.descriptors.control.send(&Report::Failed(failed), &[])),
     };
-    drop(proc);
     // Without the control socket the caller hears nothing more, and takes that for the failure that it is.
     let Ok(control) = handed.descriptors.keep_only_control(handed.alone) else { return };
     let report = retire(handed.init_filter, &control).and_then(|()| reap_until(step));
@@ -46,10 +45,9 @@ fn live(handed: Handed<'_>) {
     sys::exit_now(i32::from(sent.is_err()))
 }
 
-fn begin(handed: &Handed<'_>) -> Staged<(Forked, OwnedFd)> {
-    let proc = prepare(handed)?;
-    let forked = sys::fork(handed.alone).at(Layer::Process, "fork of the step")?;
-    Ok((forked, proc))
+fn begin(handed: &Handed<'_>) -> Staged<Forked> {
+    prepare(handed)?;
+    sys::fork(handed.alone).at(Layer::Process, "fork of the step")
 }
 
 /// Waits for all processes of the namespace until the step's main process ends.
@@ -65,32 +63,31 @@ fn reap_until(step: i32) -> Staged<Report> {
     }
 }
 
-/// Everything that needs root outside of a user namespace. Returns the setup procfs.
-fn prepare(handed: &Handed<'_>) -> Staged<OwnedFd> {
+/// Everything that needs root outside of a user namespace.
+fn prepare(handed: &Handed<'_>) -> Staged<()> {
     bind_to_launcher()?;
     // The launcher ignored no other. Source: CLONE_CLEAR_SIGHAND in clone(2), which leaves ignored ones alone.
     sys::default_children().at(Layer::Process, "SIGCHLD")?;
     // A caller that waits for signals has them blocked, and a mask outlives fork and execve.
     SigSet::empty().thread_set_mask().at(Layer::Process, "sigprocmask")?;
     set_thread_groups(&[]).at(Layer::Identity, "setgroups")?;
-    let proc = attach::proc(false).at(Layer::View, "procfs for the set-up")?;
     attach::enter(handed)?;
     rustix::system::sethostname(handed.order.hostname.as_bytes()).at(Layer::Namespaces, "sethostname")?;
     rustix::system::setdomainname(b"(none)").at(Layer::Namespaces, "setdomainname")?;
     if handed.order.require(Layer::AnonymousExec) {
         // Scoped to the pid namespace; only its owner may, so before the user namespace. Source: mm/memfd.c.
-        set(&proc, "sys/vm/memfd_noexec", "2").at(Layer::AnonymousExec, "vm.memfd_noexec")?;
+        set(handed.proc, "sys/vm/memfd_noexec", "2").at(Layer::AnonymousExec, "vm.memfd_noexec")?;
     }
     if handed.order.profile == Profile::Loopback {
         sys::loopback_up().at(Layer::Namespaces, "loopback")?;
     }
-    start_clocks_at_zero(&proc)?;
+    start_clocks_at_zero(handed.proc)?;
     for stream in [&handed.descriptors.stdout, &handed.descriptors.stderr] {
         own_pipe(stream, handed.order.host_id).at(Layer::Process, "fchown of an output pipe")?;
     }
     let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).at(Layer::View, "open /dev/null")?;
     nix::unistd::dup2_stdin(&null).at(Layer::Process, "stdin")?;
-    Ok(proc)
+    Ok(())
 }
 
 /// Dies with the launcher, and can be inspected by nobody but root. A change of user undoes both.

@@ -8,7 +8,7 @@ mod landlock;
 mod step;
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, open, openat};
 
@@ -18,7 +18,9 @@ use crate::launcher::order::{Failed, Order};
 use crate::layer::Layer;
 use crate::sys::{self, SingleThread};
 
+pub(crate) use attach::proc;
 pub(crate) use init::run;
+pub(crate) use step::drop_bounding_set;
 
 /// What the launcher hands to the process it cloned.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub(crate) struct Handed<'a> {
     pub(crate) descriptors: Descriptors,
     /// User namespace that maps root on disk to the step's host user.
     pub(crate) owners: &'a OwnedFd,
+    /// The launcher's procfs, for settings.
+    pub(crate) proc: &'a OwnedFd,
     /// The step's filter, compiled before the launcher was forked.
     pub(crate) filter: &'a Filter,
     /// The sandbox init's filter.
@@ -77,15 +81,19 @@ impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
 
 /// Writes a setting through a procfs that only we hold, and reads it back.
 fn set(proc: &OwnedFd, path: &str, value: &str) -> io::Result<String> {
-    let file = openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let file = openat(proc, path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, value.as_bytes())?;
-    read(proc, path)
+    value_of(&file)
 }
 
 /// Reads a short setting.
 fn read(proc: &OwnedFd, path: &str) -> io::Result<String> {
-    let file = openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    value_of(&openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Asks the kernel for the value of an open setting.
+fn value_of(file: &OwnedFd) -> io::Result<String> {
     let mut text = [0; 64];
-    let length = rustix::io::read(file.as_fd(), &mut text)?;
+    let length = rustix::io::pread(file, &mut text, 0)?;
     Ok(String::from_utf8_lossy(text.get(..length).unwrap_or_default()).trim().to_owned())
 }

@@ -35,9 +35,9 @@ const LOCKED_BYTES: u64 = 64 << 10;
 const PENDING_SIGNALS: u64 = 1024;
 
 /// Runs the step process to its end.
-pub(super) fn run(handed: Handed<'_>, proc: OwnedFd) -> ! {
-    let Handed { order, descriptors, filter, alone, .. } = handed;
-    let (control, result) = match confine(&order, &descriptors, &proc) {
+pub(super) fn run(handed: Handed<'_>) -> ! {
+    let Handed { order, descriptors, filter, proc, alone, .. } = handed;
+    let (control, result) = match confine(&order, &descriptors, proc) {
         Err(failed) => (Ok(descriptors.control), Err(failed)),
         Ok(confirmed) => match settle(&order, descriptors, alone) {
             Ok(control) => {
@@ -51,8 +51,6 @@ pub(super) fn run(handed: Handed<'_>, proc: OwnedFd) -> ! {
         // If the caller is gone, nobody is left to tell.
         let _ = control.send(&Report::Failed(failed), &[]);
     }
-    // Not even the setup procfs is dropped: its number may be another's by now.
-    std::mem::forget(proc);
     sys::exit_now(1)
 }
 
@@ -78,6 +76,7 @@ fn confine(order: &Order, descriptors: &Descriptors, proc: &OwnedFd) -> Staged<C
 /// Identity, capabilities and descriptors. Returns the control socket, the only descriptor left beside the standard three.
 fn settle(order: &Order, descriptors: Descriptors, alone: &SingleThread) -> Staged<Channel> {
     if order.require(Layer::Capabilities) {
+        drop_bounding_set()?;
         drop_privileges(VIEW_ID)?;
     } else {
         identity(VIEW_ID)?;
@@ -150,8 +149,8 @@ fn identity(id: u32) -> Staged<()> {
     set_thread_res_uid(uid, uid, uid).at(Layer::Identity, "setresuid")
 }
 
-/// Becomes `id` without any capability, for good: bounding set and securebits first, while that is still allowed.
-pub(super) fn drop_privileges(id: u32) -> Staged<()> {
+/// No program that is executed from here on gains a capability. A new user namespace begins with all of them again.
+pub(crate) fn drop_bounding_set() -> Staged<()> {
     for number in 0..u64::BITS {
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << number)) {
             Ok(()) => {}
@@ -160,6 +159,11 @@ pub(super) fn drop_privileges(id: u32) -> Staged<()> {
             Err(error) => return Err(error).at(Layer::Capabilities, "PR_CAPBSET_DROP"),
         }
     }
+    Ok(())
+}
+
+/// Becomes `id` without any capability, for good, the bounding set apart: securebits first, while that is still allowed.
+pub(super) fn drop_privileges(id: u32) -> Staged<()> {
     let bits = CapabilitiesSecureBits::NO_ROOT
         | CapabilitiesSecureBits::NO_ROOT_LOCKED
         | CapabilitiesSecureBits::NO_SETUID_FIXUP
@@ -176,7 +180,7 @@ pub(super) fn drop_privileges(id: u32) -> Staged<()> {
 }
 
 fn wait_for_go(control: &Channel) -> Staged<()> {
-    match control.receive_bytes(GO.len()) {
+    match control.receive_bytes(&mut [0; GO.len()]) {
         Ok(Some(received)) if received.message == GO => Ok(()),
         Ok(_) => Err(Errno::PIPE).at(Layer::Process, "waiting for the caller"),
         Err(error) => Err(error).at(Layer::Process, "waiting for the caller"),
