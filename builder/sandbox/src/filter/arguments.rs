@@ -40,6 +40,8 @@ const SET_ID_BITS: [u64; 2] = [0o4000, 0o2000];
 const CREATING: [u64; 2] = [0o100, 0o20_000_000];
 /// `SECCOMP_FILTER_FLAG_NEW_LISTENER`: a step may tighten its own filter, not supervise others.
 const NEW_LISTENER: u64 = 8;
+/// Source: include/uapi/linux/fs.h.
+const RENAME_WHITEOUT: u64 = 4;
 /// `SOCK_TYPE_MASK`. Source: include/linux/net.h.
 const SOCK_TYPE_MASK: u64 = 0xF;
 
@@ -93,6 +95,8 @@ fn modes(rules: &mut Rules) -> Result<(), BackendError> {
             deny(rules, libc::SYS_openat, &[has(2, creating)?, has(3, bit)?])?;
         }
     }
+    // A rename that leaves a character device 0:0 behind; Landlock takes it for a rename like any other.
+    deny(rules, libc::SYS_renameat2, &[has(4, RENAME_WHITEOUT)?])?;
     for device in [libc::S_IFCHR, libc::S_IFBLK] {
         for (nr, mode) in [(libc::SYS_mknod, 1), (libc::SYS_mknodat, 2)] {
             deny(rules, nr, &[masked(mode, u64::from(libc::S_IFMT), u64::from(device))?])?;
