@@ -1,18 +1,30 @@
-//! The bench that every test works on: launchers, an image directory with the probe in it, a workspace, an input.
+//! The bench that every test works on: launchers, an image directory with the probe in it, workspaces, inputs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
+use kiln_sandbox::collect::Leftovers;
 use kiln_sandbox::{
-    Access, Draft, Launcher, Layer, Limits, Mount, Outcome, Policy, Proc, Profile, Requirements, Source, Temporary,
+    Access, Draft, Exit, Launcher, Layer, Limits, Mount, Outcome, Policy, Proc, Profile, Requirements, Source,
+    Temporary,
 };
 use tempfile::TempDir;
 
 use crate::mutations::{MUTANTS, SABOTAGED};
+
+/// Desks: so many steps run at one time at most.
+const DESKS: usize = 8;
+/// Where tests work that run one step at a time.
+const FIRST_DESK: u16 = 7;
+
+/// Bytes that are kept of what a probe says; the rest is read and forgotten.
+const SAID_BYTES_MAX: u64 = 1 << 20;
 
 /// What a run left: how it ended and what it said.
 pub(crate) struct Ran {
@@ -26,12 +38,30 @@ impl Ran {
         let line = self.said.lines().find_map(|line| line.strip_prefix(attack)?.strip_prefix(' '));
         line.unwrap_or("(nothing)")
     }
+
+    /// What came of one attack in one phrase: what the probe said, or else how the step ended.
+    pub(crate) fn verdict(&self, attack: &str) -> String {
+        match &self.outcome.exit {
+            Exit::Code { code: 0 } => self.answer(attack).to_owned(),
+            Exit::Code { code } => format!("{} exit {code}", self.answer(attack)),
+            Exit::Signal { signal } => format!("signal {signal}"),
+            Exit::PolicyViolation => "killed".into(),
+            Exit::Timeout { .. } => "timeout".into(),
+            Exit::OutOfMemory => "out of memory".into(),
+            Exit::PidLimit { .. } => "pid limit".into(),
+            Exit::DiskLimit { .. } => "disk limit".into(),
+            Exit::FileLimit => "file limit".into(),
+            other => format!("{other:?}"),
+        }
+    }
 }
 
 /// Shared by all tests.
 pub(crate) struct Bench {
     pub(crate) launcher: Launcher,
     mutants: Vec<(&'static [Layer], Launcher)>,
+    /// Desks that nobody works at: slots of steps and names of workspaces.
+    desks: Mutex<Vec<u16>>,
     /// Launchers that leave one layer out and still insist on it.
     pub(crate) saboteurs: Vec<(Layer, Launcher)>,
     image: TempDir,
@@ -46,20 +76,28 @@ impl Bench {
         let start = |requirements| Launcher::start_with(requirements).expect("a launcher (needs root and one thread)");
         let launcher = start(requirements());
         let mutant = |layers: &[Layer]| start(layers.iter().copied().fold(requirements(), without));
-        let mutants = MUTANTS.iter().map(|off| (off.off, mutant(off.off))).collect();
+        let mutants = MUTANTS.iter().map(|off| (*off, mutant(off))).collect();
         let saboteurs = SABOTAGED.map(|layer| (layer, start(requirements().sabotage(layer)))).into();
         let image = tempfile::tempdir().expect("directory");
-        for directory in ["proc", "dev", "tmp", "work", "inputs"] {
-            fs::create_dir(image.path().join(directory)).expect("directory of the image");
+        for directory in ["proc", "dev", "tmp", "work", "inputs", "etc", "usr/bin"] {
+            fs::create_dir_all(image.path().join(directory)).expect("directory of the image");
         }
         match probe {
             Some(probe) => drop(fs::copy(probe, image.path().join("probe")).expect("probe")),
             None => compile_probe(&image.path().join("probe")),
         }
-        open_to_all(image.path());
+        fs::write(image.path().join("usr/bin/tool"), "tool\n").expect("tool of the image");
         let scratch = tempfile::tempdir().expect("directory");
         fs::write(scratch.path().join("data"), "input\n").expect("input");
-        Self { launcher, mutants, saboteurs, image, scratch }
+        fs::create_dir(scratch.path().join("tree")).expect("input");
+        fs::write(scratch.path().join("tree/file"), "input\n").expect("input");
+        for set_id in [image.path().join("usr/bin/set-id"), scratch.path().join("tree/set-id")] {
+            fs::copy(image.path().join("probe"), &set_id).expect("set-id program");
+            fs::set_permissions(&set_id, fs::Permissions::from_mode(0o6755)).expect("mode");
+        }
+        open_to_all(image.path());
+        let desks = Mutex::new((FIRST_DESK..FIRST_DESK + DESKS as u16).rev().collect());
+        Self { launcher, mutants, saboteurs, desks, image, scratch }
     }
 
     pub(crate) fn mutant(&self, off: &[Layer]) -> &Launcher {
@@ -68,8 +106,18 @@ impl Bench {
 
     /// A policy that runs the probe with `arguments`, with a fresh workspace at `/work/out`.
     pub(crate) fn draft(&self, arguments: &[&str]) -> Draft {
-        let workspace = self.workspace();
-        fs::remove_dir_all(&workspace).ok();
+        self.draft_at(FIRST_DESK, arguments)
+    }
+
+    /// The same at one of several desks.
+    pub(crate) fn draft_at(&self, desk: u16, arguments: &[&str]) -> Draft {
+        let workspace = self.workspace_at(desk);
+        // A probe may have put a link where the workspace was.
+        fs::remove_file(&workspace).ok();
+        if workspace.exists() {
+            Leftovers::in_directory(&workspace).and_then(Leftovers::remove).expect("an empty workspace");
+            fs::remove_dir(&workspace).expect("no workspace");
+        }
         fs::create_dir(&workspace).expect("workspace");
         let mount = |path: &Path, target: &str, access| Mount {
             source: Source::Path(path.to_owned()),
@@ -81,6 +129,7 @@ impl Bench {
             mounts: vec![
                 mount(&workspace, "/work/out", Access::ReadWrite),
                 mount(&self.scratch.path().join("data"), "/inputs/data", Access::ReadOnly),
+                mount(&self.scratch.path().join("tree"), "/inputs/tree", Access::ReadOnly),
             ],
             temporaries: vec![Temporary { target: "/tmp".into(), size_bytes_max: 16 << 20, inodes_max: 1024 }],
             argv: [&["/probe"], arguments].concat().into_iter().map(str::to_owned).collect(),
@@ -90,13 +139,41 @@ impl Bench {
             profile: Profile::Strict,
             proc: Proc::Minimal,
             hostname: "localhost".into(),
-            slot: 7,
+            slot: desk,
         }
     }
 
     /// Where the workspace of the latest draft lies on the host.
-    pub(crate) fn workspace(&self) -> std::path::PathBuf {
-        self.scratch.path().join("workspace")
+    pub(crate) fn workspace(&self) -> PathBuf {
+        self.workspace_at(FIRST_DESK)
+    }
+
+    pub(crate) fn workspace_at(&self, desk: u16) -> PathBuf {
+        self.scratch.path().join(format!("workspace-{desk}"))
+    }
+
+    /// Does `work` with every item, at as many desks as there are processors.
+    pub(crate) fn with_each<T: Sync, R: Send>(&self, items: &[T], work: impl Fn(u16, &T) -> R + Sync) -> Vec<R> {
+        let hands = std::thread::available_parallelism().map_or(1, usize::from).min(DESKS);
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let done: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..hands {
+                scope.spawn(|| {
+                    let desk = self.desks.lock().expect("desks").pop().expect("a free desk");
+                    loop {
+                        let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        let Some(item) = items.get(at) else { break };
+                        let result = work(desk, item);
+                        done.lock().expect("results").push((at, result));
+                    }
+                    self.desks.lock().expect("desks").push(desk);
+                });
+            }
+        });
+        let mut done = done.into_inner().expect("results");
+        done.sort_by_key(|(at, _)| *at);
+        done.into_iter().map(|(_, result)| result).collect()
     }
 
     /// Runs the probe with `arguments` under every layer.
@@ -112,9 +189,11 @@ pub(crate) fn run(launcher: &Launcher, draft: Draft) -> Ran {
     let errors = writer.try_clone().expect("dup");
     let step = launcher.spawn(&policy, writer, errors).expect("a step");
     let reading = std::thread::spawn(move || {
-        let mut said = String::new();
-        reader.take(1 << 20).read_to_string(&mut said).expect("text");
-        said
+        let mut said = Vec::new();
+        let mut reader = reader;
+        (&mut reader).take(SAID_BYTES_MAX).read_to_end(&mut said).expect("bytes");
+        std::io::copy(&mut reader, &mut std::io::sink()).expect("the rest");
+        String::from_utf8_lossy(&said).into_owned()
     });
     let outcome = step.wait().expect("an outcome");
     Ran { outcome, said: reading.join().expect("reader") }
@@ -126,12 +205,15 @@ pub(crate) fn pipe() -> (File, OwnedFd) {
 }
 
 fn compile_probe(to: &Path) {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/steps/probe.c");
-    let status = Command::new("cc").args(["-static", "-O1", "-Wall", "-Werror", "-o"]).arg(to).arg(source).status();
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/steps/probe");
+    let names = fs::read_dir(sources).expect("the probe's sources").map(|entry| entry.expect("entry").path());
+    let mut files: Vec<_> = names.filter(|path| path.extension().is_some_and(|end| end == "c")).collect();
+    files.sort();
+    let cc = ["-static", "-O1", "-Wall", "-Wextra", "-Werror", "-o"];
+    let status = Command::new("cc").args(cc).arg(to).args(files).status();
     assert!(status.expect("cc is needed to build the probe").success(), "the probe must compile");
 }
 
 fn open_to_all(directory: &Path) {
-    use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).expect("mode");
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use kiln_sandbox::{
-    Access, DetachedTree, Draft, Exit, Layer, Limits, Mount, Policy, Source, SpawnError, TEXT_BYTES_MAX, ViewError,
+    Access, DetachedTree, Draft, Exit, Layer, Limits, Mount, Policy, Profile, Source, SpawnError, TEXT_BYTES_MAX,
+    ViewError,
 };
 
 use crate::Test;
@@ -13,6 +14,8 @@ use crate::bench::{Bench, pipe, run};
 pub(crate) const TESTS: &[Test] = &[
     ("a_step_finds_exactly_what_the_policy_says", a_step_finds_exactly_what_the_policy_says),
     ("every_end_is_told_apart", every_end_is_told_apart),
+    ("whatever_it_does_a_step_ends", whatever_it_does_a_step_ends),
+    ("loopback_reaches_itself_and_nothing_else", loopback_reaches_itself_and_nothing_else),
     ("a_daemon_left_behind_is_dead", a_daemon_left_behind_is_dead),
     ("another_thread_can_kill", another_thread_can_kill),
     ("a_dropped_step_is_dead", a_dropped_step_is_dead),
@@ -51,6 +54,23 @@ fn every_end_is_told_apart(bench: &Bench) {
     assert_eq!(run(&bench.launcher, missing).outcome.exit, Exit::NotExecutable { errno: libc::ENOENT });
     let no_program = Draft { argv: vec!["/inputs/data".into()], ..bench.draft(&[]) };
     assert_eq!(run(&bench.launcher, no_program).outcome.exit, Exit::NotExecutable { errno: libc::EACCES });
+}
+
+fn whatever_it_does_a_step_ends(bench: &Bench) {
+    for attack in ["sleep_forever", "stop_self", "deaf", "spin_all"] {
+        let draft = bench.draft(&[attack]);
+        let outcome = run(&bench.launcher, Draft { limits: Limits { wall_ms: 300, ..draft.limits }, ..draft }).outcome;
+        assert!(matches!(outcome.exit, Exit::Timeout { .. }), "{attack}: {:?}", outcome.exit);
+    }
+}
+
+fn loopback_reaches_itself_and_nothing_else(bench: &Bench) {
+    let attacks = ["loopback", "beyond_loopback", "raw", "multipath", "netlink", "vsock"];
+    let draft = Draft { profile: Profile::Loopback, ..bench.draft(&attacks) };
+    let ran = run(&bench.launcher, draft);
+    for (attack, expected) in attacks.iter().zip(["OK", "ENETUNREACH", "EPERM", "EPERM", "EPERM", "EPERM"]) {
+        assert_eq!(ran.answer(attack), expected, "{attack}");
+    }
 }
 
 fn a_daemon_left_behind_is_dead(bench: &Bench) {
@@ -122,7 +142,8 @@ fn what_is_enforced_is_recorded(bench: &Bench) {
     assert!(enforced.confirmed.namespaces_max.values().all(|value| value == "0"));
     let mut targets: Vec<_> = enforced.mounts.iter().map(|mount| mount.target.as_str()).collect();
     targets.sort_unstable();
-    let expected = ["/", "/dev", "/dev/shm", "/inputs", "/inputs/data", "/proc", "/tmp", "/work", "/work/out"];
+    let expected =
+        ["/", "/dev", "/dev/shm", "/inputs", "/inputs/data", "/inputs/tree", "/proc", "/tmp", "/work", "/work/out"];
     assert_eq!(targets, expected);
     assert_eq!(enforced.seccomp_sha256.len(), 64);
 }

@@ -1,5 +1,6 @@
 //! Limits that only cgroup controllers can hold: run where the kernel has them (`--limits`), as in the appliance.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kiln_sandbox::{Draft, Exit, Limits, Temporary};
@@ -12,9 +13,14 @@ pub(crate) const TESTS: &[Test] = &[
     ("memory_is_limited_however_it_is_used", memory_is_limited_however_it_is_used),
     ("processes_are_limited", processes_are_limited),
     ("processor_time_is_limited", processor_time_is_limited),
+    ("the_machine_answers_under_every_bomb", the_machine_answers_under_every_bomb),
 ];
 
 const MEMORY: u64 = 64 << 20;
+/// How long whoever waits for the machine may wait, at most, whatever a step does.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// What a bomb gets to do its worst.
+const BOMB_WALL_MS: u64 = 2500;
 
 fn limited(bench: &Bench, arguments: &[&str]) -> Ran {
     let draft = bench.draft(arguments);
@@ -36,7 +42,16 @@ fn limits_are_read_back(bench: &Bench) {
 }
 
 fn memory_is_limited_however_it_is_used(bench: &Bench) {
-    for attack in ["memory", "memory_in_tmp"] {
+    for attack in [
+        "memory",
+        "memory_in_tmp",
+        "memory_in_memfd",
+        "memory_in_files",
+        "memory_shared",
+        "memory_in_pipes",
+        "memory_in_sockets",
+        "memory_in_tables",
+    ] {
         let outcome = limited(bench, &[attack]).outcome;
         assert_eq!(outcome.exit, Exit::OutOfMemory, "{attack}: {:?}", outcome.usage);
         assert!(outcome.usage.oom_kills > 0);
@@ -45,12 +60,12 @@ fn memory_is_limited_however_it_is_used(bench: &Bench) {
 }
 
 fn processes_are_limited(bench: &Bench) {
-    let begin = Instant::now();
-    let ran = limited(bench, &["forks"]);
-    assert_eq!(ran.answer("forks"), "EAGAIN");
-    assert!(ran.outcome.usage.pids_refused > 0, "{:?}", ran.outcome.usage);
-    assert!(ran.outcome.usage.pids_peak.is_some_and(|peak| peak <= 20), "{:?}", ran.outcome.usage);
-    assert!(begin.elapsed() < Duration::from_secs(30));
+    for attack in ["forks", "threads"] {
+        let ran = limited(bench, &[attack]);
+        assert_eq!(ran.answer(attack), "EAGAIN");
+        assert!(ran.outcome.usage.pids_refused > 0, "{:?}", ran.outcome.usage);
+        assert!(ran.outcome.usage.pids_peak.is_some_and(|peak| peak <= 20), "{:?}", ran.outcome.usage);
+    }
 }
 
 fn processor_time_is_limited(bench: &Bench) {
@@ -58,4 +73,41 @@ fn processor_time_is_limited(bench: &Bench) {
     let limits = Limits { cpu_percent: Some(20), wall_ms: 3000, ..draft.limits };
     let usage = run(&bench.launcher, Draft { limits, ..draft }).outcome.usage;
     assert!(usage.cpu_us < usage.wall_ms * 1000 / 2, "{usage:?}");
+}
+
+/// A thread of the process that runs the steps (in the appliance: of PID 1) asks the machine for a little of everything, over
+/// and over: a pause, memory, a file, a child process. The longest time between two answers is measured, not how fast it is.
+fn the_machine_answers_under_every_bomb(bench: &Bench) {
+    for bomb in ["fork_bomb", "memory_in_files", "memory_in_pipes", "inode_bomb", "log_flood", "spin_all", "sync_storm"]
+    {
+        let over = AtomicBool::new(false);
+        let slowest = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let mut slowest = Duration::ZERO;
+                while !over.load(Ordering::Relaxed) {
+                    let begin = Instant::now();
+                    std::thread::sleep(Duration::from_millis(1));
+                    let page = vec![1_u8; 1 << 20];
+                    let file = tempfile::tempfile().expect("a file");
+                    std::io::Write::write_all(&mut &file, &page).expect("written");
+                    slowest = slowest.max(begin.elapsed());
+                }
+                slowest
+            });
+            let draft = bench.draft(&[bomb]);
+            let limits = Limits {
+                memory_bytes: MEMORY,
+                pids: 64,
+                wall_ms: BOMB_WALL_MS,
+                cpu_percent: Some(100),
+                ..draft.limits
+            };
+            let ran = run(&bench.launcher, Draft { limits, ..draft });
+            over.store(true, Ordering::Relaxed);
+            println!("  {bomb}: {:?}, {:?}", ran.outcome.exit, ran.outcome.usage);
+            asking.join().expect("whoever asked")
+        });
+        println!("  {bomb}: the longest answer took {} ms", slowest.as_millis());
+        assert!(slowest < ANSWER_MAX, "{bomb}: {slowest:?}");
+    }
 }

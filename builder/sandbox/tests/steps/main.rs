@@ -3,12 +3,14 @@
 //! Needs root, a C compiler with a static C library, and a kernel with every layer but cgroup controllers; whatever is missing
 //! fails loudly, nothing is skipped. Launchers must be forked while there is one thread, so this is its own small harness:
 //!
-//! `steps [--limits] [--probe FILE] [NAME]`: `--limits` insists on cgroup v2 controllers and adds the tests that need them (inside
-//! the appliance); `--probe` takes a probe that was compiled before; NAME selects tests.
+//! `steps [--limits] [--probe FILE] [--write-mutations] [NAME]`: `--limits` insists on cgroup v2 controllers and adds the tests
+//! that need them (inside the appliance); `--probe` takes a probe that was compiled before; `--write-mutations` runs no test and
+//! writes the table of what each layer does anew; NAME selects tests.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test of its own harness: clippy cannot see that it is one")]
 
-mod attacks;
 mod bench;
+mod catalogue;
+mod leftovers;
 mod life;
 mod limits;
 mod mutations;
@@ -25,7 +27,7 @@ fn main() {
     let probe = arguments.iter().skip_while(|argument| *argument != "--probe").nth(1);
     let named = |argument: &&String| !argument.starts_with('-') && Some(*argument) != probe;
     let name = arguments.iter().find(named).map_or("", String::as_str);
-    let mut all: Vec<Test> = [attacks::TESTS, life::TESTS, mutations::TESTS].concat();
+    let mut all: Vec<Test> = [catalogue::TESTS, life::TESTS, leftovers::TESTS, mutations::TESTS].concat();
     if has("--limits") {
         all.extend(limits::TESTS);
     }
@@ -35,6 +37,10 @@ fn main() {
         return;
     }
     let bench = Bench::new(has("--limits"), probe.map(Path::new));
+    if has("--write-mutations") {
+        mutations::write(&bench);
+        return;
+    }
     println!("running {} of {} tests", chosen.len(), all.len());
     let mut failed = Vec::new();
     for (name, test) in chosen {

@@ -1,13 +1,18 @@
-//! Switches layers off and sees the probe's answers change, exactly as listed: no layer is decoration, and where two layers cover
-//! one attack, each is seen to hold alone.
+//! Switches layers off and sees the probe's answers change, exactly as listed in `mutations.toml`: no layer is decoration, and
+//! where two layers cover one attack, each is seen to hold alone.
 //!
-//! Only attacks whose answer does not depend on what else a kernel was configured with are compared.
+//! The table is generated (`steps --write-mutations`) and compared on each run. A kernel that lacks what a layer hides (io_uring,
+//! a socket family) says so in its own words: those answers count as equal, and are counted aloud.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use kiln_sandbox::{Layer, Policy, ReadBackError, SpawnError};
+use serde::{Deserialize, Serialize};
 
 use crate::Test;
-use crate::attacks::ANSWERS;
 use crate::bench::{Bench, pipe, run};
+use crate::catalogue::{Entry, entries, is, verdict};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_layer_off_changes_exactly_these_answers", a_layer_off_changes_exactly_these_answers),
@@ -15,106 +20,120 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_layer_that_is_missing_stops_the_step", a_layer_that_is_missing_stops_the_step),
 ];
 
-/// Layers that are left out behind the caller's back.
+/// Layers that are left out behind the caller's back: all that are read back and can be.
 pub(crate) const SABOTAGED: [Layer; 7] = [
+    Layer::Trace,
     Layer::Seccomp,
     Layer::Landlock,
     Layer::Capabilities,
     Layer::NestedNamespaces,
     Layer::AnonymousExec,
     Layer::Descriptors,
-    Layer::Trace,
 ];
 
-/// Layers that are off, and the answers that are then others than with every layer on.
-pub(crate) struct Mutant {
-    pub(crate) off: &'static [Layer],
-    changes: &'static [(&'static str, &'static str)],
+/// Which layers are off together: each alone, then those that cover one attack together.
+pub(crate) const MUTANTS: &[&[Layer]] = &[
+    &[Layer::NestedNamespaces],
+    &[Layer::AnonymousExec],
+    &[Layer::Capabilities],
+    &[Layer::NoNewPrivileges],
+    &[Layer::Landlock],
+    &[Layer::Seccomp],
+    &[Layer::Descriptors],
+    &[Layer::Trace],
+    &[Layer::Landlock, Layer::Seccomp],
+    &[Layer::NestedNamespaces, Layer::Seccomp],
+    &[Layer::Capabilities, Layer::Seccomp],
+    &[Layer::NoNewPrivileges, Layer::Landlock, Layer::Seccomp],
+    &[Layer::Capabilities, Layer::Landlock, Layer::Seccomp],
+];
+
+/// What a kernel says that does not have the thing at all.
+const LACKING: [&str; 6] = ["ENOSYS", "EAFNOSUPPORT", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT", "ENODEV", "ENOPROTOOPT"];
+
+/// The generated table.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Table {
+    mutant: Vec<Mutant>,
 }
 
-const COMPARED: [&str; 26] = [
-    "inet",
-    "netlink",
-    "loopback",
-    "unix_in_work",
-    "listener",
-    "memfd_exec",
-    "unshare_user",
-    "unshare_net",
-    "clone_user",
-    "do_clone3",
-    "do_mount",
-    "do_umount",
-    "do_chroot",
-    "do_hostname",
-    "write_root",
-    "write_input",
-    "host_file",
-    "mknod_device",
-    "fifo_in_work",
-    "set_id",
-    "set_id_at_open",
-    "dir_in_shm",
-    "ptrace_init",
-    "kill_init",
-    "become_root",
-    "terminal",
-];
+/// Layers that are off, and the answers that are then others than with each smaller set of them off.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Mutant {
+    off: Vec<Layer>,
+    answers: BTreeMap<String, String>,
+}
 
-pub(crate) const MUTANTS: &[Mutant] = &[
-    Mutant {
-        off: &[Layer::Seccomp],
-        changes: &[
-            ("inet", "OK"),
-            ("netlink", "OK"),
-            // Landlock still forbids every port.
-            ("loopback", "EACCES"),
-            ("listener", "OK"),
-            // The settings in the user namespace still allow none.
-            ("unshare_user", "ENOSPC"),
-            ("clone_user", "ENOSPC"),
-            ("do_clone3", "OK"),
-            // Landlock still forbids devices.
-            ("mknod_device", "EACCES"),
-            ("set_id", "OK"),
-            ("set_id_at_open", "OK"),
-            ("terminal", "ENOTTY"),
-        ],
-    },
-    Mutant {
-        off: &[Layer::Landlock],
-        changes: &[("unix_in_work", "OK"), ("fifo_in_work", "OK"), ("dir_in_shm", "OK")],
-    },
-    Mutant { off: &[Layer::AnonymousExec], changes: &[("memfd_exec", "OK")] },
-    Mutant {
-        off: &[Layer::Seccomp, Layer::NestedNamespaces],
-        changes: &[("unshare_user", "OK"), ("clone_user", "OK")],
-    },
-    // Without the layer, execve itself takes the capabilities of a user other than root.
-    Mutant { off: &[Layer::Capabilities], changes: &[] },
-    Mutant { off: &[Layer::Descriptors], changes: &[] },
-];
+/// A probe that is compared: its entry, its name, its answer with every layer on.
+type Compared<'a> = (&'a Entry, &'a str, &'a str);
 
-/// What a mutant should answer: its own changes over those of each smaller mutant over the table.
-fn expected(mutant: &Mutant, attack: &str) -> &'static str {
-    let smaller = MUTANTS.iter().filter(|other| other.off.iter().all(|layer| mutant.off.contains(layer)));
-    let changes = smaller.flat_map(|other| other.changes).rev();
-    let mut all = changes.chain(ANSWERS).filter(|(name, _)| *name == attack);
-    all.next().expect("an attack of the table").1
+fn compared<'a>(entries: &'a [Entry], off: &[Layer]) -> Vec<Compared<'a>> {
+    let safe = |entry: &&Entry| entry.mutate && !entry.never_without.iter().any(|layer| off.contains(layer));
+    let probes =
+        |entry: &'a Entry| entry.probes.iter().map(move |(probe, answer)| (entry, probe.as_str(), answer.as_str()));
+    entries.iter().filter(safe).flat_map(probes).collect()
+}
+
+/// What a mutant should answer by what is known of the smaller ones: the last that has a word on it, or else the catalogue.
+fn known<'a>(table: &'a Table, off: &[Layer], (_, probe, answer): Compared<'a>) -> &'a str {
+    let smaller = |mutant: &&Mutant| mutant.off.len() < off.len() && mutant.off.iter().all(|layer| off.contains(layer));
+    let mut words = table.mutant.iter().filter(smaller).filter_map(|mutant| mutant.answers.get(probe));
+    words.next_back().map_or(answer, String::as_str)
+}
+
+/// Runs every mutant and lists what changed.
+fn generate(bench: &Bench) -> Table {
+    let entries = entries();
+    let mut table = Table::default();
+    for off in MUTANTS {
+        let probes = compared(&entries, off);
+        let answers = bench.with_each(&probes, |desk, (entry, probe, _)| {
+            verdict(bench, bench.mutant(off), desk, probe, entry.profile)
+        });
+        let changed = probes.iter().zip(answers).filter(|(probe, answer)| !is(answer, known(&table, off, **probe)));
+        let answers = changed.map(|((_, probe, _), answer)| ((*probe).to_owned(), answer)).collect();
+        table.mutant.push(Mutant { off: off.to_vec(), answers });
+    }
+    table
+}
+
+/// Writes the table anew.
+pub(crate) fn write(bench: &Bench) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/steps/mutations.toml");
+    let text = toml::to_string(&generate(bench)).expect("a table");
+    let head = "# Generated by `cargo test -p kiln-sandbox --test steps -- --write-mutations`: which answers change when layers are off.\n\
+        # Of several layers only what no smaller set of them shows. What is not listed stays as the catalogue has it.\n\n";
+    std::fs::write(path, format!("{head}{text}")).expect("mutations.toml");
 }
 
 fn a_layer_off_changes_exactly_these_answers(bench: &Bench) {
-    let mut wrong = Vec::new();
-    for mutant in MUTANTS {
-        for attack in COMPARED {
-            let ran = run(bench.mutant(mutant.off), bench.draft(&[attack]));
-            let given_up = &ran.outcome.enforced.given_up;
-            assert!(mutant.off.iter().all(|layer| given_up.contains(layer)), "what is given up is recorded");
-            let expected = expected(mutant, attack);
-            if ran.answer(attack) != expected {
-                wrong.push(format!("{:?} off: {attack}: {} instead of {expected}", mutant.off, ran.answer(attack)));
+    let written: Table = toml::from_str(include_str!("mutations.toml")).expect("mutations.toml");
+    let entries = entries();
+    assert_eq!(written.mutant.iter().map(|mutant| &mutant.off[..]).collect::<Vec<_>>(), MUTANTS);
+    let (mut wrong, mut lacking, mut runs) = (Vec::new(), BTreeSet::new(), 0);
+    for (off, mutant) in MUTANTS.iter().zip(&written.mutant) {
+        let probes = compared(&entries, off);
+        let answers = bench.with_each(&probes, |desk, (entry, probe, _)| {
+            verdict(bench, bench.mutant(off), desk, probe, entry.profile)
+        });
+        runs += probes.len();
+        for (compared, answer) in probes.iter().zip(answers) {
+            let probe = compared.1;
+            let expected = mutant.answers.get(probe).map_or(known(&written, off, *compared), String::as_str);
+            if is(&answer, expected) {
+                continue;
+            }
+            if LACKING.contains(&answer.as_str()) {
+                lacking.insert(probe);
+            } else {
+                wrong.push(format!("{off:?} off: {probe}: {answer} instead of {expected}"));
             }
         }
+    }
+    let changes: usize = written.mutant.iter().map(|mutant| mutant.answers.len()).sum();
+    println!("mutations: {} sets of layers off, {runs} runs, {changes} answers change", MUTANTS.len());
+    if !lacking.is_empty() {
+        println!("  this kernel has nothing to reach for {lacking:?}");
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
@@ -128,6 +147,12 @@ fn what_is_off_is_read_back_as_off(bench: &Bench) {
     assert_eq!(enforced(bench.mutant(&[Layer::Seccomp])).process.seccomp_mode, 0);
     assert_eq!(enforced(bench.mutant(&[Layer::Landlock])).confirmed.landlock, None);
     assert_ne!(enforced(bench.mutant(&[Layer::AnonymousExec])).confirmed.memfd_noexec, "2");
+    let none = &[Layer::NoNewPrivileges, Layer::Landlock, Layer::Seccomp];
+    assert!(!enforced(bench.mutant(none)).process.no_new_privileges);
+    for off in MUTANTS {
+        let given_up = enforced(bench.mutant(off)).given_up;
+        assert!(off.iter().all(|layer| given_up.contains(layer)), "what is given up is recorded");
+    }
 }
 
 fn a_layer_that_is_missing_stops_the_step(bench: &Bench) {
