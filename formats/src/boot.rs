@@ -53,10 +53,15 @@ impl Boot<'_> {
         banks
     }
 
+    /// The locality from which PCR 0 starts, if the events say anything about it.
+    #[must_use]
+    pub fn locality(&self) -> Option<u8> {
+        replay::start(self.events().filter_map(|event| event.locality()))
+    }
+
     /// A fold at the start of this boot: PCR 0 at the locality that the events announce.
     pub(crate) fn start(&self) -> Fold {
-        let locality = replay::start(self.events().filter_map(|event| event.locality()));
-        Fold::new(self.banks(), locality)
+        Fold::new(self.banks(), self.locality())
     }
 
     /// The register values that the logs claim together.

@@ -18,6 +18,7 @@ pub mod job;
 pub mod trust;
 
 // What the boot says.
+pub mod audit;
 pub mod boot;
 pub mod cel;
 pub mod certificate;

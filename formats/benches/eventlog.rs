@@ -1,0 +1,143 @@
+//! How long logs take and how much memory: every log of real machines, hostile logs of ten megabytes, a thousand audits.
+//!
+//! Ratios count: bytes of memory for each byte of the log, and each log against the bound of a millisecond. Logs are read from
+//! `KILN_EVENT_LOGS`, else from beside the workspace; without them only the hostile part runs, and says so.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::expect_used, reason = "a benchmark that cannot read its input ends")]
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use kiln_formats::audit::{Against, audit};
+use kiln_formats::boot::Boot;
+use kiln_formats::cel::CelLog;
+use kiln_formats::eventlog::EventLog;
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// How often a log is read; the median counts.
+const ROUNDS: usize = 21;
+/// The bytes of a hostile log.
+const HOSTILE_BYTES: usize = 10_000_000;
+/// How many boots are audited.
+const BOOTS: usize = 1000;
+
+/// Bounds, as ratios to them are printed.
+const LOG_BOUND: Duration = Duration::from_millis(1);
+const HOSTILE_BOUND: Duration = Duration::from_millis(50);
+const AUDITS_BOUND: Duration = Duration::from_secs(2);
+
+fn main() {
+    println!("{:<62} {:>9} {:>10} {:>8} {:>8}", "parse and replay", "bytes", "median", "bound", "memory");
+    let logs = real_logs();
+    for (name, bytes) in &logs {
+        report(name, bytes, LOG_BOUND);
+    }
+    for (name, bytes) in hostile() {
+        report(name, &bytes, HOSTILE_BOUND);
+    }
+    let text = "\x1e{\"pcr\":1,\"digests\":[]}\n".repeat(HOSTILE_BYTES / 24);
+    measure("hostile runtime log: empty records", text.len(), HOSTILE_BOUND, || {
+        black_box(CelLog::parse(black_box(text.as_bytes())).expect("a log"));
+    });
+    if let Some((name, bytes)) = logs.iter().find(|(name, _)| name.contains("sdstub")) {
+        let started = Instant::now();
+        for _ in 0..BOOTS {
+            let boot = Boot { firmware: EventLog::parse(bytes).ok(), runtime: None };
+            let values = boot.replay();
+            black_box(audit(&boot, &Against { values: Some(&values), ..Against::default() }));
+        }
+        let took = started.elapsed();
+        println!("{BOOTS} audits of {name}: {took:?}, {:.2} of the bound", ratio(took, AUDITS_BOUND));
+    }
+}
+
+fn report(name: &str, bytes: &[u8], bound: Duration) {
+    measure(name, bytes.len(), bound, || {
+        let log = EventLog::parse(black_box(bytes)).expect("a log");
+        black_box(log.replay());
+    });
+}
+
+fn measure(name: &str, size: usize, bound: Duration, run: impl Fn()) {
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    run();
+    let peak = MEMORY.peak_usage().saturating_sub(before);
+    let mut times: Vec<Duration> = (0..ROUNDS)
+        .map(|_| {
+            let started = Instant::now();
+            run();
+            started.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    let median = times.get(ROUNDS / 2).copied().unwrap_or_default();
+    let memory = peak as f64 / size as f64;
+    println!("{name:<62} {size:>9} {median:>10.1?} {:>7.2}x {memory:>7.3}x", ratio(median, bound));
+}
+
+fn ratio(time: Duration, bound: Duration) -> f64 {
+    time.as_secs_f64() / bound.as_secs_f64()
+}
+
+fn real_logs() -> Vec<(String, Vec<u8>)> {
+    let beside = || Some(Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2)?.join("shared/data/event-logs"));
+    let folder = std::env::var_os("KILN_EVENT_LOGS").map(PathBuf::from).or_else(beside).unwrap_or_default();
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        println!("LEFT OUT: there are no event logs in KILN_EVENT_LOGS or ../shared/data/event-logs");
+        return Vec::new();
+    };
+    let mut logs: Vec<_> = entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "bin"))
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path()).expect("a file")))
+        .collect();
+    logs.sort_unstable();
+    logs
+}
+
+/// Logs of the most events, of the most extends, of the most digests, and of one claim.
+fn hostile() -> Vec<(&'static str, Vec<u8>)> {
+    let le = |value: u32| value.to_le_bytes();
+    let mut header = [le(0), le(3)].concat();
+    header.extend([0; 20]);
+    let mut spec = b"Spec ID Event03\0".to_vec();
+    spec.extend([0, 0, 0, 0, 0, 2, 0, 2]);
+    let banks: [(u16, u16); 5] = [(4, 20), (0x0b, 32), (0x0c, 48), (0x0d, 64), (0x12, 32)];
+    spec.extend(le(banks.len() as u32));
+    banks.iter().for_each(|(id, size)| spec.extend([id.to_le_bytes(), size.to_le_bytes()].concat()));
+    spec.push(0);
+    header.extend(le(spec.len() as u32));
+    header.extend(&spec);
+    let event = |digests: &[(u16, u16)], size: u32| {
+        let mut bytes = [le(1), le(13), le(digests.len() as u32)].concat();
+        for (id, size) in digests {
+            bytes.extend(id.to_le_bytes());
+            bytes.extend(vec![7; usize::from(*size)]);
+        }
+        bytes.extend(le(size));
+        bytes
+    };
+    let fill = |event: Vec<u8>| {
+        let count = (HOSTILE_BYTES - header.len()) / event.len();
+        [header.clone(), event.repeat(count)].concat()
+    };
+    let sha1 = [&[1, 0, 0, 0, 13, 0, 0, 0][..], &[7; 20], &[0; 4]].concat();
+    // Data that looks like padding, behind a claim of all of it.
+    let one = event(&[(0x0b, 32)], (HOSTILE_BYTES - header.len()) as u32);
+    let one = [header.clone(), one, vec![0xff; HOSTILE_BYTES - header.len()]].concat();
+    vec![
+        ("hostile: events without digests", fill([event(&[], 1), vec![7]].concat())),
+        ("hostile: SHA-1 events", sha1.repeat(HOSTILE_BYTES / sha1.len())),
+        ("hostile: SHA-256 events", fill(event(&[(0x0b, 32)], 0))),
+        ("hostile: SHA-384 events", fill(event(&[(0x0c, 48)], 0))),
+        ("hostile: SM3 events", fill(event(&[(0x12, 32)], 0))),
+        ("hostile: events in five banks", fill(event(&banks, 0))),
+        ("hostile: one event", one),
+    ]
+}

@@ -1,0 +1,100 @@
+//! One event, as an audit lists and names it.
+
+use super::{EventLine, Worth};
+use crate::boot::BootEvent;
+use crate::cel::{Record, RecordContent};
+use crate::event::Event as Word;
+use crate::eventlog::decode::{Decoded, Loader, VariableValue};
+use crate::eventlog::{Content, Coverage, EventType};
+
+pub(super) fn line(number: usize, event: &BootEvent<'_>) -> EventLine {
+    let kind = event.event_type().map_or_else(|| "runtime".to_owned(), |event_type| event_type.to_string());
+    let words = match event.content() {
+        Some(content) => content.to_string(),
+        None => event.to_string(),
+    };
+    EventLine {
+        number,
+        register: event.extends(),
+        runtime: event.is_runtime(),
+        kind,
+        digests: event.digests().iter().map(|digest| format!("{digest:?}")).collect(),
+        worth: worth(event),
+        words,
+    }
+}
+
+pub(super) fn worth(event: &BootEvent<'_>) -> Worth {
+    match (event.content(), event) {
+        (Some(Content::Verified(_)), _) => Worth::Verified,
+        (Some(Content::Mismatched(_)), _) => Worth::Mismatched,
+        (Some(Content::NotHashed(_)), _) => Worth::Claimed,
+        (Some(Content::Unmeasured(_) | Content::Uncheckable(_)), _) => Worth::Unmeasured,
+        (None, BootEvent::Runtime(record)) => match record.text_holds() {
+            Some(true) => Worth::Verified,
+            Some(false) => Worth::Mismatched,
+            None => Worth::Claimed,
+        },
+        (None, BootEvent::Firmware(_)) => Worth::Claimed,
+    }
+}
+
+/// The bytes or text that an event shows.
+pub(super) fn data<'e>(event: &'e BootEvent<'_>) -> Option<&'e [u8]> {
+    match event {
+        BootEvent::Firmware(event) => Some(event.data),
+        BootEvent::Runtime(Record { content: RecordContent::Firmware { data, .. }, .. }) => Some(data),
+        BootEvent::Runtime(Record { content: RecordContent::Systemd { text, .. }, .. }) => Some(text.as_bytes()),
+        BootEvent::Runtime(_) => None,
+    }
+}
+
+/// The PCI devices that are network cards: a boot entry that hashes to its digest leads through them to a MAC address.
+pub(super) fn network_devices(events: &[BootEvent<'_>]) -> Vec<String> {
+    let mut devices = Vec::new();
+    for event in events.iter().filter(|event| event.event_type() == Some(EventType::VARIABLE_BOOT)) {
+        let content = event.content();
+        if let Some(Decoded::Variable(variable)) = content.as_ref().and_then(Content::fact)
+            && let VariableValue::LoadOption(option) = &variable.value
+        {
+            devices.extend(option.path.pci_device().filter(|_| option.path.is_network()));
+        }
+    }
+    devices.sort_unstable();
+    devices.dedup();
+    devices
+}
+
+/// What an event is about, so that it can be found again in another boot. Two events with the same key measure the same thing.
+/// Keys only pair events: no conclusion is drawn from them.
+pub(super) fn key(event: &BootEvent<'_>) -> String {
+    let (Some(event_type), Some(content)) = (event.event_type(), event.content()) else {
+        return runtime_key(event);
+    };
+    let is_name = matches!(&content, Content::Verified(fact) if fact.coverage() == Coverage::SectionName);
+    let about = match content.alleged() {
+        Decoded::Variable(variable) => variable.name.clone(),
+        Decoded::Loader(Loader::Section(name)) => format!("{name} {}", if is_name { "name" } else { "content" }),
+        Decoded::Loader(Loader::Shim(name)) => (*name).to_owned(),
+        Decoded::Loader(Loader::Grub { word, .. }) => format!("{word:?}"),
+        Decoded::Loader(Loader::File(path)) => path.clone(),
+        Decoded::Loader(Loader::Words(_) | Loader::Text(_)) => "text".to_owned(),
+        Decoded::Tag(tag) => tag.id.to_string(),
+        Decoded::TrustDomain(domain) => domain.name.to_owned(),
+        _ => String::new(),
+    };
+    format!("{event_type} {about}")
+}
+
+fn runtime_key(event: &BootEvent<'_>) -> String {
+    let BootEvent::Runtime(Record { content, .. }) = event else { return String::new() };
+    match content {
+        RecordContent::Systemd { text, event_type, .. } => match text.parse::<Word>() {
+            // All but the digest at the end.
+            Ok(_) => text.rsplit_once(":sha256:").map_or_else(|| text.clone(), |(about, _)| about.to_owned()),
+            Err(_) => event_type.clone(),
+        },
+        RecordContent::Firmware { .. } => String::new(),
+        RecordContent::Other { content_type } => content_type.clone(),
+    }
+}
