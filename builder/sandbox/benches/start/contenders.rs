@@ -18,7 +18,13 @@ pub(crate) const COLD: &str = "start-one-step";
 /// First argument of a process that installs the filter and says how long it took.
 pub(crate) const FILTER: &str = "install-the-filter";
 /// Layers whose price is shown by giving them up.
-const PRICED: [Layer; 4] = [Layer::Landlock, Layer::Seccomp, Layer::Capabilities, Layer::NestedNamespaces];
+const PRICED: [(Layer, &str); 5] = [
+    (Layer::Landlock, "without landlock"),
+    (Layer::Seccomp, "without seccomp"),
+    (Layer::Capabilities, "without capabilities"),
+    (Layer::NestedNamespaces, "without nested_namespaces"),
+    (Layer::Trace, "without trace"),
+];
 
 /// One that starts a payload.
 pub(crate) struct Contender<'a> {
@@ -133,14 +139,7 @@ impl<'a> Contenders<'a> {
         let mut everyone = vec![warm("kiln warm", requirements.clone())];
         let mut left_out = Vec::new();
         let priced = if options.has(Part::Layers) { &PRICED[..] } else { &[] };
-        let without_one_layer = priced.iter().map(|layer| {
-            let name: &'static str = match layer {
-                Layer::Landlock => "without landlock",
-                Layer::Seccomp => "without seccomp",
-                Layer::Capabilities => "without capabilities",
-                Layer::NestedNamespaces => "without nested_namespaces",
-                _ => "without another",
-            };
+        let without_one_layer = priced.iter().map(|(layer, name)| {
             warm(name, requirements.clone().without(*layer).expect("a layer that can be given up"))
         });
         let mut without_one_layer: Vec<_> = without_one_layer.collect();

@@ -98,8 +98,9 @@ impl Payload {
         let units: Vec<PathBuf> = match source {
             Some(file) => vec![file.to_owned()],
             None => {
-                let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/steps");
-                let mut own: Vec<_> = fs::read_dir(own).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
+                let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/steps/probe");
+                let entries = fs::read_dir(own).into_iter().flatten();
+                let mut own: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
                 own.retain(|path| path.extension().is_some_and(|extension| extension == "c" || extension == "h"));
                 own.sort_unstable();
                 own
@@ -112,6 +113,10 @@ impl Payload {
             if name.ends_with(".c") {
                 names.push(name);
             }
+        }
+        if names.is_empty() {
+            eprintln!("left out: Compile: no C file");
+            return None;
         }
         let argv = |directory: &str| {
             let mut argv: Vec<String> = ["/usr/bin/gcc", "-O2", "-c"].map(str::to_owned).into();
