@@ -63,7 +63,9 @@ pub fn main(custody: UnixStream) -> ExitCode {
 }
 
 fn live(custodian: &mut Custodian<UnixStream>) -> Result<Outcome, Fault> {
-    // First of all, and before the runtime: the launcher is forked, which only a process with one thread may do.
+    // No step runs unheard.
+    kiln_sandbox::switch_audit_on().map_err(|source| Fault::Start { what: "audit", source: source.into() })?;
+    // Before the runtime: the launcher is forked, which only a process with one thread may do.
     let launcher = Launcher::start().map_err(|source| Fault::Start { what: "launcher", source: source.into() })?;
     let failed = |source: std::io::Error| Fault::Start { what: "runtime", source: source.into() };
     let mut machine = Machine::booted(launcher).map_err(failed)?;

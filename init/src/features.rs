@@ -15,7 +15,10 @@ const LANDLOCK_ABI_MIN: u32 = 7;
 const MODULES: [&str; 3] = ["lockdown", "yama", "landlock"];
 
 /// What a system call filter can answer. Source: seccomp(2), /proc/sys/kernel/seccomp/actions_avail.
-const SECCOMP_ACTIONS: [&str; 3] = ["kill_process", "errno", "allow"];
+const SECCOMP_ACTIONS: [&str; 4] = ["kill_process", "user_notif", "errno", "allow"];
+
+/// What only a kernel has that tells of executions and denials: audit with system calls, fanotify. Source: proc(5), fanotify(7).
+const TRACING: [&str; 2] = ["/proc/self/sessionid", "/proc/sys/fs/fanotify/max_user_groups"];
 
 /// What a step's use of the machine is limited with.
 const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
@@ -72,6 +75,7 @@ pub(crate) fn check() -> Result<(), FeatureError> {
     }
     contains_all("/sys/kernel/security/lsm", ',', &MODULES)?;
     contains_all("/proc/sys/kernel/seccomp/actions_avail", ' ', &SECCOMP_ACTIONS)?;
+    TRACING.iter().try_for_each(|path| read(path).map(drop))?;
     locked_down(&read("/sys/kernel/security/lockdown")?)?;
     contains_all("/sys/fs/cgroup/cgroup.controllers", ' ', &CONTROLLERS)?;
     let hand_down: Vec<String> = CONTROLLERS.iter().map(|controller| format!("+{controller}")).collect();

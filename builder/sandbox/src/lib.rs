@@ -40,6 +40,8 @@ pub use policy::{
 };
 pub use readback::Error as ReadBackError;
 pub use running::{Error as WaitError, Killer, Step};
-pub use trace::{Denial, Error as TraceError, Execution, Trace};
+#[cfg(feature = "mutation")]
+pub use trace::read_records;
+pub use trace::{AuditBefore, Denial, Error as TraceError, Execution, Trace, switch_on as switch_audit_on};
 pub use tree::DetachedTree;
 pub use view::Error as ViewError;

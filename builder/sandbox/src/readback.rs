@@ -12,7 +12,7 @@ use crate::enforced::{Confirmed, Enforced, MountFact, ProcessFacts};
 use crate::filter::{self, Filter};
 use crate::layer::{Layer, Requirements};
 use crate::policy::{INIT_HOST_ID, Policy};
-use crate::trace::Watch;
+use crate::trace::Sources;
 use crate::view::{Attributes, Place};
 
 /// All namespaces of a process. Source: namespaces(7).
@@ -58,7 +58,8 @@ pub(crate) struct Ordered<'a> {
     pub(crate) requirements: &'a Requirements,
     pub(crate) filter: &'a Filter,
     pub(crate) cgroup: &'a Cgroup,
-    pub(crate) watch: Option<&'a mut Watch>,
+    /// `None`: the trace was given up.
+    pub(crate) sources: Option<Sources>,
 }
 
 /// Reads everything back and compares it.
@@ -253,9 +254,11 @@ fn cgroup(pid: i32, ordered: &Ordered<'_>) -> Result<crate::enforced::CgroupFact
 
 /// Whoever listens really hears.
 fn trace(ordered: &Ordered<'_>) -> Result<(), Error> {
-    let Some(watch) = &ordered.watch else { return Ok(()) };
-    let filtered = ordered.requirements.require(Layer::Seccomp);
-    expect(Layer::Trace, "listener of the system call filter", &watch.is_listening(), &filtered)
+    let require = |layer| ordered.requirements.require(layer);
+    let Some(sources) = ordered.sources else { return Ok(()) };
+    expect(Layer::Trace, "listener of the system call filter", &sources.filter, &require(Layer::Seccomp))?;
+    expect(Layer::Trace, "record of a denial", &sources.landlock, &require(Layer::Landlock))?;
+    expect(Layer::Trace, "questions about executions", &sources.executions, &true)
 }
 
 /// What only the step's own process could ask the kernel.

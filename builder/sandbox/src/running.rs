@@ -163,6 +163,7 @@ impl Step {
                     Err(error) => return Err(failed(error.into())),
                 }
             }
+            let left = if self.watch.as_ref().is_some_and(Watch::is_busy) { Duration::ZERO } else { left };
             let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
             let mut polled = vec![PollFd::new(&self.control, PollFlags::IN), PollFd::new(&self.init, PollFlags::IN)];
             polled.extend(self.watch.iter().flat_map(Watch::polled));

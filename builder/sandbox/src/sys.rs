@@ -253,6 +253,31 @@ pub(crate) fn answer_notification(listener: BorrowedFd<'_>, id: u64, errno: i32)
     check(unsafe { libc::ioctl(listener.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND, &raw const answer) }.into())
 }
 
+/// Takes a read lease on an open file, for all who hold this description of it. `Ok(false)`: somebody has it open for writing.
+///
+/// Who wants to write later waits for the lease to end, which raises a signal here that is ignored unless it is handled.
+/// Source: fcntl(2), "Leases".
+pub(crate) fn lease(file: BorrowedFd<'_>) -> io::Result<bool> {
+    /// `F_SETSIG`, which libc lacks. Source: include/uapi/asm-generic/fcntl.h.
+    const F_SETSIG: libc::c_int = 10;
+    // SAFETY: takes plain integers.
+    let set = unsafe { libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG) };
+    check(set.into())?;
+    // SAFETY: takes plain integers.
+    let leased = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
+    match check(leased.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(false),
+        result => result.map(|()| true),
+    }
+}
+
+/// Whether a read lease is held that nobody waits for.
+pub(crate) fn is_leased(file: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: takes plain integers.
+    let lease = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) };
+    check(lease.into()).map(|()| lease == libc::F_RDLCK)
+}
+
 /// One device-mapper ioctl: `buffer` starts with a `struct dm_ioctl`, whose `data_size` (bytes 12 to 16) must be its length.
 /// Source: include/uapi/linux/dm-ioctl.h.
 pub(crate) fn device_mapper(control: &File, request: u64, buffer: &mut [u8]) -> io::Result<()> {

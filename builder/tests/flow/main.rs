@@ -30,6 +30,8 @@ fn main() {
     }
     // This host's cgroup v2 may have no controllers.
     let requirements = Requirements::all().without(Layer::Limits).expect("a layer to give up");
+    // As the builder does. It stays on: another test on this machine may need it, and it makes no records without rules.
+    kiln_sandbox::switch_audit_on().expect("audit (needs root in the initial namespaces)");
     let launcher = Launcher::start_with(requirements).expect("a launcher (needs root and one thread)");
     let mut bench = Bench::new(launcher);
     // As in the machine.

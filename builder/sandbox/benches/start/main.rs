@@ -41,11 +41,14 @@ fn main() {
         return contenders::filter();
     }
     let options = Options::parse(&arguments);
+    // Every layer is measured, the trace as well.
+    let audit = kiln_sandbox::switch_audit_on().expect("audit (needs root in the initial namespaces)");
     // Launchers are forked before there is any other thread.
     let requirements = contenders::requirements();
     let scene = Scene::new();
     let contenders = Contenders::new(&options, &scene, &requirements);
     let report = measure(&options, &scene, &contenders);
+    audit.restore().expect("audit as it was");
     println!("{}", if options.json { report.json() } else { report.table() });
     if options.check && !report.targets.iter().all(|target| target.met) {
         std::process::exit(1);

@@ -17,6 +17,7 @@ use seccompiler::{BackendError, BpfProgram, sock_filter};
 use sha2::{Digest, Sha256};
 
 pub(crate) use listener::Listener;
+pub(crate) use numbers::name;
 
 use crate::policy::Profile;
 use crate::sys;

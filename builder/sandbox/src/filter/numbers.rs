@@ -12,7 +12,7 @@ macro_rules! named {
 }
 
 /// The name of a system call of one of the lists, as in its manual page.
-pub(super) fn name(number: c_long) -> Option<String> {
+pub(crate) fn name(number: c_long) -> Option<String> {
     let lists = [ALLOWED, DEBUGGING, DANGEROUS, ATTRIBUTES];
     let (_, constant) = lists.into_iter().flatten().find(|(listed, _)| *listed == number)?;
     constant.strip_prefix("SYS_").map(str::to_ascii_lowercase)

@@ -7,7 +7,7 @@ mod zygote;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -22,15 +22,21 @@ use crate::policy::{Policy, VIEW_ID};
 use crate::readback::{self, Ordered};
 use crate::running::{Started, Step};
 use crate::sys::{self, Forked, SingleThread};
-use crate::trace::Watch;
+use crate::trace::{self, Rules, Sources, Watch};
+use crate::view::Place;
 use crate::{tree, view};
 
 use channel::{Channel, Received};
-use order::{DESCRIPTORS_MAX, Failed, GO, ORDER_BYTES_MAX, Order, REPORT_BYTES_MAX, Reply, Report};
+use order::{AGAIN, DESCRIPTORS_MAX, Failed, GO, ORDER_BYTES_MAX, Order, REPORT_BYTES_MAX, Reply, Report};
 use zygote::Filters;
 
 /// How long the set-up of one step may take: milliseconds on hardware, seconds on an emulated and busy machine.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a step tries the forbidden thing again whose record must be heard, and how long it waits before: another step may
+/// flood the kernel with records for a moment.
+const FORBIDDEN_TRIES: usize = 200;
+const FORBIDDEN_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a step was not started. In every case nothing of it ran and nothing of it is left.
 #[derive(Debug, Error)]
@@ -63,6 +69,8 @@ pub enum Error {
     OutOfTurn,
     #[error(transparent)]
     ReadBack(#[from] readback::Error),
+    #[error(transparent)]
+    Trace(#[from] trace::Error),
 }
 
 impl From<Failed> for Error {
@@ -79,6 +87,8 @@ pub struct Launcher {
     hierarchy: Hierarchy,
     requirements: Requirements,
     filters: StepFilters,
+    /// While they live, the kernel tells what steps do.
+    _rules: Option<Arc<Rules>>,
 }
 
 impl Launcher {
@@ -99,12 +109,15 @@ impl Launcher {
         let alone = SingleThread::prove().map_err(start)?.map_err(|count| Error::Threads { count })?;
         let listened = !requirements.left_out().contains(&Layer::Trace);
         let filters = StepFilters::compile(listened).map_err(|source| Error::Filter { source })?;
+        let rules = requirements.require(Layer::Trace).then(Watch::prepare).transpose()?;
         let hierarchy = Hierarchy::prepare(requirements.require(Layer::Limits))?;
         let (ours, theirs) = Channel::pair().map_err(start)?;
         match sys::fork(&alone).map_err(start)? {
             // Leaves by _exit, so nothing of the caller's is dropped there.
             Forked::Child => zygote::run(&theirs, ours, &Filters { steps: filters, init: Filter::of_init() }, &alone),
-            Forked::Parent(pid) => Ok(Self { channel: Mutex::new(ours), pid, hierarchy, requirements, filters }),
+            Forked::Parent(pid) => {
+                Ok(Self { channel: Mutex::new(ours), pid, hierarchy, requirements, filters, _rules: rules })
+            }
         }
     }
 
@@ -128,11 +141,13 @@ impl Launcher {
             vec![far.as_fd(), stdout.as_fd(), stderr.as_fd(), cgroup.as_fd(), root.as_fd()];
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         debug_assert!(descriptors.len() <= DESCRIPTORS_MAX);
+        let watched = self.requirements.require(Layer::Trace);
+        let mut watch = watched.then(|| Watch::start(&self.requirements)).transpose()?;
         let (init, pidfd) = self.order(&order, &descriptors)?;
         // From here on only the step and its init hold the other ends.
         drop((far, stdout, stderr, root, trees));
-        let mut watch = self.requirements.require(Layer::Trace).then(Watch::default);
         let (enforced, pid, main) = self.prepare(&control, init, policy, &order, &cgroup, watch.as_mut())?;
+        watch.iter_mut().for_each(Watch::begin);
         control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
         Ok(Step::new(Started { control, init: pidfd, main, cgroup, limits: policy.limits, enforced, pid, watch }))
     }
@@ -192,7 +207,11 @@ impl Launcher {
         };
         let filter = self.filters.of(policy.profile);
         let places = &order.places;
-        let ordered = Ordered { policy, places, requirements: &self.requirements, filter, cgroup, watch };
+        let sources = match watch {
+            Some(watch) => Some(sources(watch, control, step, places, confirmed.landlock.is_some())?),
+            None => None,
+        };
+        let ordered = Ordered { policy, places, requirements: &self.requirements, filter, cgroup, sources };
         let enforced = readback::check(step, init, confirmed, &ordered)?;
         // The step waits for the caller, so its pid is still its own.
         let main = Pid::from_raw(step).ok_or(Error::OutOfTurn)?;
@@ -209,6 +228,34 @@ impl Drop for Launcher {
         let _ = rustix::net::shutdown(channel.as_fd(), rustix::net::Shutdown::Both);
         let _ = rustix::process::waitpid(Pid::from_raw(self.pid), WaitOptions::empty());
     }
+}
+
+/// Asks each source of the trace for a sign of life. `landlock`: the step has tried something forbidden, which must be heard.
+fn sources(
+    watch: &mut Watch,
+    control: &Channel,
+    step: i32,
+    places: &[Place],
+    landlock: bool,
+) -> Result<Sources, Error> {
+    let executable = places.iter().filter(|place| !place.kind.attributes().no_exec);
+    let executions = watch.mark(step, executable.map(|place| place.target.as_str()))?;
+    let mut is_heard = watch.has_heard(step)?;
+    for _ in 0..FORBIDDEN_TRIES {
+        if is_heard || !landlock {
+            break;
+        }
+        std::thread::sleep(FORBIDDEN_PAUSE);
+        control.send_bytes(AGAIN, &[]).map_err(|source| Error::Channel { with: "step", source })?;
+        match hear(control, Instant::now() + SETUP_TIMEOUT)? {
+            Received { message: Report::Tried, sender, .. } if sender == Some(step) => {
+                is_heard = watch.has_heard(step)?
+            }
+            Received { message: Report::Failed(failed), .. } => return Err(failed.into()),
+            _ => return Err(Error::OutOfTurn),
+        }
+    }
+    Ok(Sources { filter: watch.is_listening(), landlock: is_heard, executions })
 }
 
 /// The next report and who sent it.

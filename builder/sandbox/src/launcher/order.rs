@@ -82,6 +82,8 @@ pub(crate) enum Report {
     Retired,
     /// The step's filter is on; comes with the filter's listener.
     Listening,
+    /// The forbidden thing was tried again.
+    Tried,
     /// The step is confined and waits before execve.
     Ready(Box<Confirmed>),
     /// Something on the way failed: there will be no step.
@@ -92,5 +94,7 @@ pub(crate) enum Report {
     Exited { status: i32 },
 }
 
+/// Caller to step: one byte, try the forbidden thing again, nobody heard of it.
+pub(crate) const AGAIN: &[u8; 1] = b"a";
 /// Caller to step: one byte, go on.
 pub(crate) const GO: &[u8; 1] = b"g";

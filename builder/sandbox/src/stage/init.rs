@@ -14,7 +14,7 @@ use rustix::process::{
 use rustix::thread::set_thread_groups;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{At, Handed, Staged, attach, set, step};
+use super::{At, Handed, Staged, attach, set, step, write};
 use crate::filter::Filter;
 use crate::launcher::channel::Channel;
 use crate::launcher::order::Report;
@@ -74,6 +74,11 @@ fn prepare(handed: &Handed<'_>) -> Staged<()> {
     attach::enter(handed)?;
     rustix::system::sethostname(handed.order.hostname.as_bytes()).at(Layer::Namespaces, "sethostname")?;
     rustix::system::setdomainname(b"(none)").at(Layer::Namespaces, "setdomainname")?;
+    if handed.order.require(Layer::Trace) {
+        // Gives this process and all that come of it a session of their own in the audit records, which no step can change.
+        let session = handed.order.host_id.to_string();
+        write(handed.proc, "self/loginuid", &session).at(Layer::Trace, "loginuid")?;
+    }
     if handed.order.require(Layer::AnonymousExec) {
         // Scoped to the pid namespace; only its owner may, so before the user namespace. Source: mm/memfd.c.
         set(handed.proc, "sys/vm/memfd_noexec", "2").at(Layer::AnonymousExec, "vm.memfd_noexec")?;

@@ -46,12 +46,17 @@ pub(super) fn confine(order: &Order) -> Staged<Landlock> {
     if !enforced {
         return Err(Errno::NOTRECOVERABLE).at(Layer::Landlock, "full enforcement");
     }
-    match mkdirat(CWD, FORBIDDEN, Mode::from_raw_mode(0o700)) {
-        Err(Errno::ACCESS) => {}
-        Err(error) => return Err(error).at(Layer::Landlock, "forbidden mkdir"),
-        Ok(()) => return Err(Errno::NOTRECOVERABLE).at(Layer::Landlock, "forbidden mkdir succeeded"),
-    }
+    try_forbidden()?;
     Ok(Landlock { abi: PINNED_NUMBER, ruleset_sha256: hex::encode(Sha256::digest(description)) })
+}
+
+/// Asks for what is forbidden: the refusal shows that the ruleset is alive, and its record that denials are heard.
+pub(super) fn try_forbidden() -> Staged<()> {
+    match mkdirat(CWD, FORBIDDEN, Mode::from_raw_mode(0o700)) {
+        Err(Errno::ACCESS) => Ok(()),
+        Err(error) => Err(error).at(Layer::Landlock, "forbidden mkdir"),
+        Ok(()) => Err(Errno::NOTRECOVERABLE).at(Layer::Landlock, "forbidden mkdir succeeded"),
+    }
 }
 
 /// Whether the whole ruleset is enforced on this process from here on.

@@ -86,6 +86,13 @@ fn set(proc: &OwnedFd, path: &str, value: &str) -> io::Result<String> {
     value_of(&file)
 }
 
+/// Writes a setting that the kernel itself refuses if it is not to be.
+fn write(proc: &OwnedFd, path: &str, value: &str) -> io::Result<()> {
+    let file = openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, value.as_bytes())?;
+    Ok(())
+}
+
 /// Reads a short setting.
 fn read(proc: &OwnedFd, path: &str) -> io::Result<String> {
     value_of(&openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)

@@ -20,7 +20,7 @@ use super::{At, Descriptors, Handed, Staged, landlock, set};
 use crate::enforced::Confirmed;
 use crate::filter::Filter;
 use crate::launcher::channel::Channel;
-use crate::launcher::order::{GO, Order, Report};
+use crate::launcher::order::{AGAIN, GO, Order, Report};
 use crate::layer::Layer;
 use crate::policy::VIEW_ID;
 use crate::sys::{self, SingleThread};
@@ -102,7 +102,10 @@ fn finish(order: &Order, filter: &Filter, mut confirmed: Confirmed, control: &Ch
         listen(filter, control)?;
     }
     control.send(&Report::Ready(Box::new(confirmed)), &[]).at(Layer::Process, "report")?;
-    wait_for_go(control)?;
+    while hear(control)? == *AGAIN {
+        landlock::try_forbidden()?;
+        control.send(&Report::Tried, &[]).at(Layer::Process, "report")?;
+    }
     let errno = program.execute();
     control.send(&Report::NotExecuted { errno }, &[]).at(Layer::Process, "report")
 }
@@ -180,9 +183,16 @@ pub(super) fn drop_privileges(id: u32) -> Staged<()> {
 }
 
 fn wait_for_go(control: &Channel) -> Staged<()> {
-    match control.receive_bytes(&mut [0; GO.len()]) {
-        Ok(Some(received)) if received.message == GO => Ok(()),
-        Ok(_) => Err(Errno::PIPE).at(Layer::Process, "waiting for the caller"),
+    if hear(control)? == *GO { Ok(()) } else { Err(Errno::PROTO).at(Layer::Process, "waiting for the caller") }
+}
+
+/// One of the caller's words, [`GO`] or [`AGAIN`].
+fn hear(control: &Channel) -> Staged<[u8; GO.len()]> {
+    let mut word = [0; GO.len()];
+    let heard = control.receive_bytes(&mut word).map(drop);
+    match heard {
+        Ok(()) if [*GO, *AGAIN].contains(&word) => Ok(word),
+        Ok(()) => Err(Errno::PIPE).at(Layer::Process, "waiting for the caller"),
         Err(error) => Err(error).at(Layer::Process, "waiting for the caller"),
     }
 }

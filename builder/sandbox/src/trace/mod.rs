@@ -3,13 +3,20 @@
 //! The sources are the kernel's own and out of the step's reach. A list that is cut says by how much; a trace that is not whole
 //! is an error of the step, not a shorter trace.
 
+mod audit;
+mod call;
 mod denials;
+mod executions;
+mod record;
+mod refusal;
 mod watch;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use audit::Rules;
+pub use audit::{AuditBefore, switch_on};
 pub use watch::Error;
-pub(crate) use watch::Watch;
+pub(crate) use watch::{Sources, Watch};
 
 use crate::layer::Layer;
 
@@ -35,11 +42,12 @@ pub struct Execution {
     pub time_us: u64,
     /// The process, in the caller's pid namespace.
     pub pid: i32,
-    /// Its parent at that moment, likewise; 0: gone already.
+    /// Its parent when it began to run, likewise.
     pub parent: i32,
     /// The file in the step's view, bytes that are not text escaped as `\xNN`.
     pub path: String,
-    /// SHA-256 of the file that ran: of a script, the script, not its interpreter.
+    /// SHA-256 of the file that ran: of a script, the script, not its interpreter. Empty only for a file in memory, which can
+    /// run only if the layer against that was given up.
     pub sha256: String,
     /// Its arguments, escaped likewise.
     pub argv: Vec<String>,
@@ -59,4 +67,15 @@ pub struct Denial {
     pub object: String,
     /// How often, at least 1.
     pub count: u64,
+}
+
+/// Reads `bytes` as audit records, one a line, each after its type as two bytes; for the fuzz target.
+#[cfg(feature = "mutation")]
+pub fn read_records(bytes: &[u8]) -> usize {
+    let mut calls = call::Calls::of(1);
+    let records = bytes.split(|byte| *byte == b'\n').filter_map(|line| {
+        let (kind, text) = line.split_first_chunk::<2>()?;
+        Some((u16::from_le_bytes(*kind), record::Record::parse(text)?))
+    });
+    records.filter(|(kind, record)| matches!(calls.take(*kind, record), Ok(Some(_)))).count()
 }

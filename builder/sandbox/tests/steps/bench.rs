@@ -11,8 +11,8 @@ use std::sync::Mutex;
 
 use kiln_sandbox::collect::Leftovers;
 use kiln_sandbox::{
-    Access, Draft, Exit, Launcher, Layer, Limits, Mount, Outcome, Policy, Proc, Profile, Requirements, Source,
-    Temporary,
+    Access, AuditBefore, Draft, Exit, Launcher, Layer, Limits, Mount, Outcome, Policy, Proc, Profile, Requirements,
+    Source, Temporary,
 };
 use tempfile::TempDir;
 
@@ -56,6 +56,30 @@ impl Ran {
     }
 }
 
+/// Audit, which traces need, switched on for the whole machine; as it was before once the last test program on it has ended.
+pub(crate) struct AuditOn {
+    users: File,
+    before: Option<AuditBefore>,
+}
+
+impl AuditOn {
+    pub(crate) fn now() -> Self {
+        let users = File::create(std::env::temp_dir().join("kiln-audit.lock")).expect("lock file");
+        users.lock_shared().expect("lock");
+        let before = kiln_sandbox::switch_audit_on().expect("audit (needs root in the initial namespaces)");
+        Self { users, before: Some(before) }
+    }
+}
+
+impl Drop for AuditOn {
+    fn drop(&mut self) {
+        // Another program on this machine may still trace.
+        if self.users.try_lock().is_ok() {
+            self.before.take().expect("once").restore().expect("audit as it was");
+        }
+    }
+}
+
 /// Shared by all tests.
 pub(crate) struct Bench {
     pub(crate) launcher: Launcher,
@@ -84,7 +108,11 @@ impl Bench {
         }
         match probe {
             Some(probe) => drop(fs::copy(probe, image.path().join("probe")).expect("probe")),
-            None => compile_probe(&image.path().join("probe")),
+            None => compile("probe", &image.path().join("probe")),
+        }
+        match probe.map(|probe| probe.with_file_name("traced")) {
+            Some(traced) => drop(fs::copy(traced, image.path().join("traced")).expect("traced")),
+            None => compile("traced", &image.path().join("traced")),
         }
         fs::write(image.path().join("usr/bin/tool"), "tool\n").expect("tool of the image");
         let scratch = tempfile::tempdir().expect("directory");
@@ -135,7 +163,7 @@ impl Bench {
             argv: [&["/probe"], arguments].concat().into_iter().map(str::to_owned).collect(),
             env: BTreeMap::from([("LANG".to_owned(), "C".to_owned())]),
             workdir: "/work/out".into(),
-            limits: Limits { wall_ms: 20_000, ..Limits::default() },
+            limits: Limits { wall_ms: 60_000, ..Limits::default() },
             profile: Profile::Strict,
             proc: Proc::Minimal,
             hostname: "localhost".into(),
@@ -176,6 +204,11 @@ impl Bench {
         done.into_iter().map(|(_, result)| result).collect()
     }
 
+    /// Where a file of the image lies on the host.
+    pub(crate) fn image(&self, name: &str) -> PathBuf {
+        self.image.path().join(name)
+    }
+
     /// Runs the probe with `arguments` under every layer.
     pub(crate) fn probe(&self, arguments: &[&str]) -> Ran {
         run(&self.launcher, self.draft(arguments))
@@ -204,8 +237,9 @@ pub(crate) fn pipe() -> (File, OwnedFd) {
     (File::from(OwnedFd::from(reader)), writer.into())
 }
 
-fn compile_probe(to: &Path) {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/steps/probe");
+/// Compiles the C sources in `directory` of this test to one program.
+fn compile(directory: &str, to: &Path) {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/steps").join(directory);
     let names = fs::read_dir(sources).expect("the probe's sources").map(|entry| entry.expect("entry").path());
     let mut files: Vec<_> = names.filter(|path| path.extension().is_some_and(|end| end == "c")).collect();
     files.sort();

@@ -14,10 +14,11 @@ mod leftovers;
 mod life;
 mod limits;
 mod mutations;
+mod trace;
 
 use std::path::Path;
 
-use bench::Bench;
+use bench::{AuditOn, Bench};
 
 type Test = (&'static str, fn(&Bench));
 
@@ -27,7 +28,7 @@ fn main() {
     let probe = arguments.iter().skip_while(|argument| *argument != "--probe").nth(1);
     let named = |argument: &&String| !argument.starts_with('-') && Some(*argument) != probe;
     let name = arguments.iter().find(named).map_or("", String::as_str);
-    let mut all: Vec<Test> = [catalogue::TESTS, life::TESTS, leftovers::TESTS, mutations::TESTS].concat();
+    let mut all: Vec<Test> = [catalogue::TESTS, life::TESTS, leftovers::TESTS, mutations::TESTS, trace::TESTS].concat();
     if has("--limits") {
         all.extend(limits::TESTS);
     }
@@ -36,6 +37,7 @@ fn main() {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return;
     }
+    let audit = AuditOn::now();
     let bench = Bench::new(has("--limits"), probe.map(Path::new));
     if has("--write-mutations") {
         mutations::write(&bench);
@@ -51,6 +53,7 @@ fn main() {
         }
     }
     drop(bench);
+    drop(audit);
     if !failed.is_empty() {
         println!("failed: {failed:?}");
         std::process::exit(101);

@@ -1,0 +1,310 @@
+//! The kernel's audit subsystem over netlink: whether it is on, which records it makes for one step, and reading them.
+//!
+//! Each step has a socket of its own, all launchers of a process have one set of rules (to remove one takes the kernel 10 ms); an
+//! audit daemon that is there as well is not disturbed. Records
+//! come in the order of the kernel's one queue, so a record of our own ([`Audit::mark`]) is a barrier: once it is heard, so is
+//! everything before. Source: include/uapi/linux/audit.h, kernel/audit.c. Absent: what a record means.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
+
+use crate::policy::{HOST_ID_BASE, SLOTS};
+
+/// Message types. Source: include/uapi/linux/audit.h, include/uapi/linux/netlink.h.
+const NLMSG_ERROR: u16 = 2;
+const AUDIT_GET: u16 = 1000;
+const AUDIT_SET: u16 = 1001;
+const AUDIT_USER: u16 = 1005;
+const AUDIT_ADD_RULE: u16 = 1011;
+const AUDIT_DEL_RULE: u16 = 1012;
+/// `NLM_F_REQUEST | NLM_F_ACK`.
+const REQUEST: u16 = 0x1 | 0x4;
+/// The group `AUDIT_NLGRP_READLOG`, as a mask.
+const READLOG: u32 = 1;
+/// `AUDIT_STATUS_ENABLED` and `AUDIT_STATUS_BACKLOG_LIMIT`.
+const STATUS_ENABLED: u32 = 0x1;
+const STATUS_BACKLOG_LIMIT: u32 = 0x10;
+/// Bytes of a netlink header.
+const HEADER_BYTES: usize = 16;
+/// Bytes of one message: a record has at most 8970 (`MAX_AUDIT_MESSAGE_LENGTH`).
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
+/// Bytes that may wait for us: tens of thousands of records. A step that fills it has no whole trace, and no good end.
+const QUEUE_BYTES: usize = 64 << 20;
+/// Records that may wait in the kernel's queue before who makes them waits. Source: what auditd's own rules recommend.
+const BACKLOG_LIMIT: u32 = 8192;
+/// Answers that are read before ours: none but our own can come.
+const ANSWERS_MAX: usize = 16;
+
+/// What audit is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Status {
+    /// 0: off, 1: on, 2: on and its rules are fixed until the machine stops.
+    pub(super) enabled: u32,
+    backlog_limit: u32,
+    /// Records that were lost since the machine started.
+    pub(super) lost: u32,
+}
+
+/// A request socket.
+#[derive(Debug)]
+struct Control(OwnedFd);
+
+impl Control {
+    fn open() -> io::Result<Self> {
+        let socket = netlink_socket()?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+        Ok(Self(socket))
+    }
+
+    /// Sends one request and waits for the kernel's word on it: it answers before `sendto` returns.
+    fn request(&self, kind: u16, payload: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let mut message = Vec::with_capacity(HEADER_BYTES + payload.len());
+        message.extend(((HEADER_BYTES + payload.len()) as u32).to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(REQUEST.to_ne_bytes());
+        message.extend([0; 8]);
+        message.extend(payload);
+        rustix::net::sendto(&self.0, &message, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        let mut answer = None;
+        let mut acknowledged = false;
+        for _ in 0..ANSWERS_MAX {
+            let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+            let (kind_heard, body) = split(receive(&self.0, &mut buffer, RecvFlags::empty())?);
+            match kind_heard {
+                NLMSG_ERROR => {
+                    let code = word(body, 0).map_or(-libc::EPROTO, |code| code as i32);
+                    if code != 0 {
+                        return Err(io::Error::from_raw_os_error(-code));
+                    }
+                    acknowledged = true;
+                }
+                heard if heard == kind => answer = Some(body.to_vec()),
+                _ => {}
+            }
+            // The status comes after its acknowledgement.
+            if acknowledged && (kind != AUDIT_GET || answer.is_some()) {
+                return Ok(answer);
+            }
+        }
+        Err(Errno::PROTO.into())
+    }
+
+    fn status(&self) -> io::Result<Status> {
+        let answer = self.request(AUDIT_GET, &[])?.ok_or(Errno::PROTO)?;
+        let field = |position| word(&answer, position).ok_or(Errno::PROTO);
+        Ok(Status { enabled: field(1)?, backlog_limit: field(5)?, lost: field(6)? })
+    }
+
+    fn set(&self, status: Status) -> io::Result<()> {
+        let mask = STATUS_ENABLED | STATUS_BACKLOG_LIMIT;
+        let words = [mask, status.enabled, 0, 0, 0, status.backlog_limit, 0, 0, 0, 0, 0];
+        self.request(AUDIT_SET, &words.map(u32::to_ne_bytes).concat()).map(drop)
+    }
+}
+
+/// What audit was like before [`switch_on`].
+#[derive(Clone, Copy, Debug)]
+pub struct AuditBefore(Status);
+
+/// Switches audit on for the whole machine, as a trace needs it. Needs `CAP_AUDIT_CONTROL` in the initial namespaces.
+///
+/// # Errors
+/// If this kernel has no audit, or its rules are fixed.
+pub fn switch_on() -> io::Result<AuditBefore> {
+    let control = Control::open()?;
+    let before = control.status()?;
+    let backlog_limit = match before.backlog_limit {
+        // No limit.
+        0 => 0,
+        limit => limit.max(BACKLOG_LIMIT),
+    };
+    control.set(Status { enabled: before.enabled.max(1), backlog_limit, lost: 0 })?;
+    Ok(AuditBefore(before))
+}
+
+impl AuditBefore {
+    /// Makes audit as it was.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn restore(self) -> io::Result<()> {
+        Control::open()?.set(self.0)
+    }
+}
+
+/// Whether audit is on, and so a trace can be had.
+pub(super) fn status() -> io::Result<Status> {
+    Control::open()?.status()
+}
+
+/// Has records made for what steps execute and are refused. Dropped, no more are.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    control: Control,
+    set: Vec<Vec<u8>>,
+}
+
+impl Rules {
+    /// The rules of this process, made unless they are there.
+    pub(crate) fn shared() -> io::Result<Arc<Self>> {
+        static SHARED: Mutex<Weak<Rules>> = Mutex::new(Weak::new());
+        // Nothing panics while it is held.
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rules) = shared.upgrade() {
+            return Ok(rules);
+        }
+        let mut rules = Self { control: Control::open()?, set: Vec::new() };
+        for rule in rules_for(HOST_ID_BASE..=HOST_ID_BASE + u32::from(SLOTS) - 1, &token()) {
+            rules.control.request(AUDIT_ADD_RULE, &rule)?;
+            rules.set.push(rule);
+        }
+        let rules = Arc::new(rules);
+        *shared = Arc::downgrade(&rules);
+        Ok(rules)
+    }
+}
+
+impl Drop for Rules {
+    fn drop(&mut self) {
+        for rule in &self.set {
+            // A rule that stays costs a little time and harms nothing; there is nobody to tell.
+            let _ = self.control.request(AUDIT_DEL_RULE, rule);
+        }
+    }
+}
+
+/// One step's records.
+#[derive(Debug)]
+pub(super) struct Audit {
+    control: Control,
+    records: OwnedFd,
+    /// What the latest barrier says.
+    token: String,
+    buffer: Vec<u8>,
+}
+
+impl Audit {
+    /// Listens from here on.
+    pub(super) fn start() -> io::Result<Self> {
+        let records = netlink_socket()?;
+        sockopt::set_socket_recv_buffer_size_force(&records, QUEUE_BYTES)?;
+        rustix::net::bind(&records, &SocketAddrNetlink::new(0, READLOG))?;
+        let buffer = vec![0; MESSAGE_BYTES_MAX];
+        Ok(Self { control: Control::open()?, records, token: token(), buffer })
+    }
+
+    /// Puts a barrier at the end of the kernel's queue.
+    pub(super) fn mark(&mut self) -> io::Result<()> {
+        self.token = token();
+        self.control.request(AUDIT_USER, format!("{}\0", self.token).as_bytes()).map(drop)
+    }
+
+    /// What the latest barrier says.
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub(super) fn status(&self) -> io::Result<Status> {
+        self.control.status()
+    }
+
+    /// The next record that has come: its type and text. `Ok(None)`: none. ENOBUFS: some were lost.
+    pub(super) fn next(&mut self) -> io::Result<Option<(u16, &[u8])>> {
+        match receive(&self.records, &mut self.buffer, RecvFlags::DONTWAIT) {
+            Ok(message) => {
+                let (kind, text) = split(message);
+                // Some records end with a NUL, which is no part of them.
+                Ok(Some((kind, text.strip_suffix(b"\0").unwrap_or(text))))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Audit {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.records.as_fd()
+    }
+}
+
+fn netlink_socket() -> io::Result<OwnedFd> {
+    let protocol = Some(netlink::AUDIT);
+    Ok(rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?)
+}
+
+fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], flags: RecvFlags) -> io::Result<&'a [u8]> {
+    loop {
+        match rustix::net::recv(socket, &mut *buffer, flags) {
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok((_, length)) => return Ok(buffer.get(..length).unwrap_or_default()),
+        }
+    }
+}
+
+/// The type and the payload of a message. The datagram's length counts: the header's is another for multicast records.
+fn split(message: &[u8]) -> (u16, &[u8]) {
+    let kind = message.get(4..6).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes);
+    (kind, message.get(HEADER_BYTES..).unwrap_or_default())
+}
+
+/// The 32 bits at `position`, counted in such words.
+fn word(bytes: &[u8], position: usize) -> Option<u32> {
+    let bytes = bytes.get(position * 4..position * 4 + 4)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+/// A text that no other step and no other barrier has.
+fn token() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("kiln-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Rules, as `struct audit_rule_data`: executions whatever they end in, and whatever ends in EROFS, EACCES or EPERM.
+fn rules_for(uids: RangeInclusive<u32>, key: &str) -> Vec<Vec<u8>> {
+    let everything = [u32::MAX; 64];
+    let mut executions = [0_u32; 64];
+    for number in [libc::SYS_execve, libc::SYS_execveat] {
+        if let Some(word) = executions.get_mut(number as usize / 32) {
+            *word |= 1 << (number % 32);
+        }
+    }
+    let refused = [libc::EROFS, libc::EACCES, libc::EPERM];
+    let refusals = refused.map(|errno| rule(everything, Some(errno), &uids, key));
+    std::iter::once(rule(executions, None, &uids, key)).chain(refusals).collect()
+}
+
+/// `errno` first: what almost no call matches is asked first.
+fn rule(mask: [u32; 64], errno: Option<i32>, uids: &RangeInclusive<u32>, key: &str) -> Vec<u8> {
+    /// `AUDIT_FILTER_EXIT`, `AUDIT_ALWAYS`, `AUDIT_EQUAL`, at least and at most, `AUDIT_UID`, `AUDIT_EXIT`, `AUDIT_FILTERKEY`.
+    const FILTER_EXIT: u32 = 4;
+    const ALWAYS: u32 = 2;
+    const EQUAL: u32 = 0x4000_0000;
+    const AT_LEAST: u32 = 0x6000_0000;
+    const AT_MOST: u32 = 0x5000_0000;
+    const UID: u32 = 1;
+    const EXIT: u32 = 103;
+    const FILTERKEY: u32 = 210;
+    let wanted = errno.map(|errno| (EXIT, EQUAL, errno.wrapping_neg() as u32));
+    let others = [(UID, AT_LEAST, *uids.start()), (UID, AT_MOST, *uids.end()), (FILTERKEY, EQUAL, key.len() as u32)];
+    let fields: Vec<(u32, u32, u32)> = wanted.into_iter().chain(others).collect();
+    let column = |values: Vec<u32>| {
+        let mut column = [0; 64];
+        column.iter_mut().zip(values).for_each(|(to, from)| *to = from);
+        column
+    };
+    let numbers = column(fields.iter().map(|(field, ..)| *field).collect());
+    let values = column(fields.iter().map(|(.., value)| *value).collect());
+    let operators = column(fields.iter().map(|(_, operator, _)| *operator).collect());
+    let head = [FILTER_EXIT, ALWAYS, fields.len() as u32];
+    let words = head.into_iter().chain(mask).chain(numbers).chain(values).chain(operators).chain([key.len() as u32]);
+    words.flat_map(u32::to_ne_bytes).chain(key.bytes()).collect()
+}
