@@ -114,6 +114,7 @@ fn spawn_layer(error: &SpawnError) -> Option<Layer> {
             Some(*layer)
         }
         SpawnError::Cgroup(_) => Some(Layer::Limits),
+        SpawnError::Trace(_) => Some(Layer::Trace),
         SpawnError::View(_) | SpawnError::Source { .. } => Some(Layer::View),
         _ => None,
     }

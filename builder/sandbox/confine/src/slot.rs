@@ -5,7 +5,7 @@
 //! what such owners left, before it starts anything itself. Slot files go with their owners; the directory and its lock stay.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -67,6 +67,8 @@ impl Slot {
         for number in 0..SLOTS {
             let path = directory.join(format!("slot-{number}"));
             if let Some(mut file) = locked(&path).map_err(at("lock", &path))? {
+                // Its owner may have been killed since the clearing.
+                clear_one(&mut file, &path)?;
                 writeln!(file, "{}", std::process::id()).map_err(at("write", &path))?;
                 return Ok(Self { number, path, _file: file });
             }
@@ -91,16 +93,23 @@ fn clear(directory: &Path) -> Result<(), Error> {
             continue;
         }
         let failed = |source| Error::File { action: "clear", path: path.clone(), source };
-        let Some(file) = locked(&path).map_err(failed)? else { continue };
-        let mut text = String::new();
-        file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-        // Empty: its owner was killed between making it and starting anything.
-        if let Ok(pid) = text.trim_end().parse() {
-            remove_abandoned(pid).map_err(|source| Error::Abandoned { pid, source })?;
-        }
+        let Some(mut file) = locked(&path).map_err(failed)? else { continue };
+        clear_one(&mut file, &path)?;
         fs::remove_file(&path).map_err(failed)?;
     }
     Ok(())
+}
+
+/// Removes what the owner named in a locked slot file left, and the name.
+fn clear_one(file: &mut File, path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::File { action: "clear", path: path.to_owned(), source };
+    let mut text = String::new();
+    Read::by_ref(file).take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+    // Empty: new, or its owner was killed between making it and starting anything.
+    if let Ok(pid) = text.trim_end().parse() {
+        remove_abandoned(pid).map_err(|source| Error::Abandoned { pid, source })?;
+    }
+    file.set_len(0).and_then(|()| file.rewind()).map_err(failed)
 }
 
 /// The file, locked, if nobody else has it; made if it is not there.

@@ -33,7 +33,7 @@ fn running(flags: &[&str], shell: &str) -> Running {
     let mut status = BufReader::new(status);
     status.read_line(&mut line).expect("a line");
     let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-    let step = line["pid"].as_i64().expect("a process id") as i32;
+    let step = line["pid"].as_i64().unwrap_or_else(|| panic!("not started: {line}")) as i32;
     assert!(alive(step));
     Running { child, step, status }
 }
