@@ -21,7 +21,8 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::event::Event;
 use kiln_formats::job::{CheckedJob, Job};
 use kiln_formats::link::{MESSAGE_BYTES_MAX, path};
-use kiln_formats::manifest::{FILE_BYTES_MAX, path as file};
+use kiln_formats::log;
+use kiln_formats::manifest::path as file;
 use kiln_formats::names::Name;
 use kiln_sandbox::{DetachedTree, Policy};
 
@@ -174,7 +175,7 @@ fn fits(job: &Job, memory_bytes: u64) -> Result<(), Refusal> {
     let inputs = job.input.iter().map(|input| input.size);
     let workspaces = job.workspace.iter().map(|workspace| workspace.size_bytes_max);
     let outputs = job.output.iter().map(|output| output.size_bytes_max);
-    let logs = job.step.iter().map(|step| step.limits.log_bytes.min(FILE_BYTES_MAX));
+    let logs = job.step.iter().map(|step| log::bytes_max(step.limits.log_bytes));
     let step = job.step.iter().map(|step| step.limits.memory_bytes).max();
     let needed = inputs.chain(workspaces).chain(outputs).chain(logs).chain(step).fold(0, u64::saturating_add);
     if needed <= memory_bytes {

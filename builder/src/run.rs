@@ -171,18 +171,18 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
         let unwritten = |source| RunError::Unwritten { step: step.name.clone(), source };
         let step_sha256 = step.digest().map_err(unwritten)?;
         custodian.measure(Measurement::Event { event: Event::StepBegin(step.name.clone(), step_sha256) })?;
-        let before = outputs::digests(step, &workspaces)?;
+        let before = outputs::before(step, &workspaces)?;
         let started = certified.clock.now();
         let (mut outcome, log) = run(step, policy, &machine.launcher, link).await?;
         check_image(step, job.job(), machine)?;
-        let after = outputs::digests(step, &workspaces)?;
-        let collected = match outcome.exit.is_success() {
+        let after = outputs::after(step, &workspaces)?;
+        let collected = match outcome.exit.is_success() && after.iter().all(Option::is_some) {
             true => outputs::written_by(step, job.job(), &workspaces)?,
             false => None,
         };
         let outputs_as_declared = collected.is_some();
-        let (seen, log_seen) = (observe::workspaces(step, before, after), log.seen());
-        let subjects = observe::subjects(step, &seen, &log_seen);
+        let seen = observe::workspaces(step, before, after);
+        let subjects = observe::subjects(step, &seen, &log.seen);
         let (build_id, builder_id) = (&certified.build_id, certified.builder_id.as_str());
         let occasion = Occasion { build_id, builder_id, step, started, finished: certified.clock.now() };
         let traced = trace::statement(&occasion, subjects.clone(), outcome.trace.take())
@@ -196,7 +196,7 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
             subjects,
             outcome,
             outputs_as_declared,
-            log: log_seen,
+            log: log.seen,
             trace: trace.payload_sha256,
         };
         let statement = observe::record(&place, job.job(), step, observed)
@@ -214,7 +214,7 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
         byproducts.push(ResourceDescriptor::new(log_path.as_str(), statement.predicate.log.sha256));
         bundle.add(record_path, record.envelope);
         bundle.add(trace_path, trace.envelope);
-        bundle.add(log_path, log.into_frames());
+        bundle.add(log_path, log.frames);
         place.sequence += 1;
         outputs = outputs.zip(collected).map(|(before, now)| before.into_iter().chain(now).collect::<Vec<_>>());
         if outputs.is_none() {

@@ -187,7 +187,8 @@ pub struct Limits {
     pub pids: u32,
     /// Time from start to end, in milliseconds.
     pub wall_ms: u64,
-    /// Bytes of output and error output that are kept; what follows is counted and digested, not kept.
+    /// What its log may take up in the evidence, in bytes, the heads of frames included. Of a longer one the beginning and the end
+    /// are kept; all of it is counted and digested.
     pub log_bytes: u64,
     /// What its private temporary directories may hold together, in bytes.
     pub tmp_bytes: u64,
@@ -224,7 +225,7 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// A file that leaves the machine.
+/// What leaves the machine: a file, or a directory as an archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
@@ -232,10 +233,32 @@ pub struct Output {
     pub name: Name,
     /// The workspace that holds it.
     pub workspace: Name,
-    /// Its path there.
+    /// Its path there; of a tree also `.`, the whole workspace.
     pub path: String,
-    /// How large it may be, in bytes.
+    /// What it is there.
+    #[serde(default, skip_serializing_if = "OutputKind::is_file")]
+    pub kind: OutputKind,
+    /// How large it may be as it leaves, in bytes.
     pub size_bytes_max: u64,
+}
+
+/// What an output is in its workspace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputKind {
+    /// A regular file: the artifact is its bytes.
+    #[default]
+    File,
+    /// A directory: the artifact is a tar archive of all that is in it, the same for the same names, contents and modes.
+    Tree,
+}
+
+impl OutputKind {
+    /// Whether it is what an output is that does not say.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        *self == Self::File
+    }
 }
 
 /// Where a step sees its inputs.

@@ -76,8 +76,10 @@ pub struct WorkspaceSeen {
     pub access: Access,
     /// What it held before the step started.
     pub before: Sha256Digest,
-    /// What it held after every process of the step was dead.
-    pub after: Sha256Digest,
+    /// What it held after every process of the step was dead. Missing if it held what no digest covers (a device, more entries or
+    /// levels than are looked at): such a step has not succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Sha256Digest>,
 }
 
 /// How a step ended. Anything but `code` 0 ends the job.
@@ -150,12 +152,30 @@ pub struct Usage {
 
 /// A step's output and error output, framed in the order in which they came (`crate::log`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[serde(deny_unknown_fields)]
 pub struct LogSeen {
-    /// The digest of the frames that were kept.
+    /// The digest of the log's file: of the frames that were kept, and the notes about those that were not.
+    pub sha256: Sha256Digest,
+    /// How many frames there were, kept or not.
+    pub frames: u64,
+    /// The output.
+    pub out: StreamSeen,
+    /// The error output.
+    pub err: StreamSeen,
+}
+
+/// One stream of a step, from its first byte to its last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct StreamSeen {
+    /// The digest of everything that the step wrote to it, kept or not.
     pub sha256: Sha256Digest,
     /// How many bytes the step wrote.
     pub written_bytes: u64,
-    /// How many of them were kept.
+    /// How many of them end a line.
+    pub written_lines: u64,
+    /// How many bytes were kept.
     pub kept_bytes: u64,
+    /// How many of those end a line.
+    pub kept_lines: u64,
 }

@@ -5,6 +5,7 @@ use kiln_formats::canonical;
 use kiln_formats::decision::Code;
 use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::job::Profile;
+use kiln_formats::log::bytes_max;
 use kiln_formats::names::{BUILDER_FIRMWARE, PAYLOAD_JOB};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Policy, PublicKey};
@@ -197,7 +198,7 @@ fn only_profiles_of_the_policy_run() {
 fn a_job_that_does_not_fit_into_memory_is_refused() {
     let job: Job = serde_json::from_value(job()).unwrap();
     // Input, workspace, output, log, step.
-    let needed = 2 + 1000 + 10 + 1000 + (16 << 20);
+    let needed = 2 + 1000 + 10 + bytes_max(1000) + (16 << 20);
     assert_eq!(fits(&job, needed), Ok(()));
     assert_eq!(fits(&job, needed - 1).unwrap_err().code, Code::Resources);
     let mut huge = job;

@@ -62,17 +62,21 @@ pub enum ObserveError {
 }
 
 /// A step's workspaces, with what each held before the step and after it.
-pub(super) fn workspaces(step: &Step, before: Vec<Sha256Digest>, after: Vec<Sha256Digest>) -> Vec<WorkspaceSeen> {
+pub(super) fn workspaces(
+    step: &Step,
+    before: Vec<Sha256Digest>,
+    after: Vec<Option<Sha256Digest>>,
+) -> Vec<WorkspaceSeen> {
     let digests = before.into_iter().zip(after);
     let seen = step.workspaces.iter().zip(digests);
     seen.map(|(used, (before, after))| WorkspaceSeen { name: used.name.clone(), access: used.access, before, after })
         .collect()
 }
 
-/// What a step's statements are about: the workspaces that it wrote, and its log.
+/// What a step's statements are about: the workspaces that it wrote, as far as they can be digested, and its log.
 pub(super) fn subjects(step: &Step, workspaces: &[WorkspaceSeen], log: &LogSeen) -> Vec<Subject> {
     let written = workspaces.iter().filter(|seen| seen.access == Access::Rw);
-    let written = written.map(|seen| Subject::new(format!("workspace/{}", seen.name), seen.after));
+    let written = written.filter_map(|seen| Some(Subject::new(format!("workspace/{}", seen.name), seen.after?)));
     written.chain([Subject::new(format!("log/{}", step.name), log.sha256)]).collect()
 }
 
@@ -118,7 +122,8 @@ pub(super) fn record(
     Ok(Statement::new(PREDICATE_RECORD, subjects, record))
 }
 
-/// A step that succeeded and left an output that is not as declared has met the output's limit.
+/// A step that succeeded and left an output that is not as declared, or a workspace that cannot be digested, has met the output's
+/// limit.
 fn exit(exit: Exit, outputs_as_declared: bool) -> Result<record::Exit, ParseNameError> {
     let met = |word: &str, code, target, in_grace| {
         word.parse().map(|limit| record::Exit::Limit { limit, code, target, in_grace })

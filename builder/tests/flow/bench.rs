@@ -132,20 +132,23 @@ pub(crate) fn offering(job: &Value) -> Authority {
     Authority { document: signed(job, SIGNER), ..Authority::default() }.with_input(INPUT)
 }
 
-/// The host's shell and the libraries that it names, in memory.
+/// The host's shell and mkdir, and the libraries that they name, in memory.
 fn image() -> DetachedTree {
     let tree = DetachedTree::workspace("image", 64 << 20, 1000).expect("a file system in memory (needs root)");
     let root = PathBuf::from(format!("/proc/self/fd/{}", tree.as_fd().as_raw_fd()));
     for directory in ["proc", "dev", "tmp", "work", "inputs", "bin"] {
         fs::create_dir(root.join(directory)).unwrap();
     }
-    fs::copy("/bin/sh", root.join("bin/sh")).unwrap();
-    let libraries = Command::new("ldd").arg("/bin/sh").output().unwrap().stdout;
-    let libraries = String::from_utf8(libraries).unwrap();
-    for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
-        let to = root.join(library.trim_start_matches('/'));
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(Path::new(library), to).unwrap();
+    for program in ["bin/sh", "bin/mkdir"] {
+        let on_host = Path::new("/").join(program);
+        fs::copy(&on_host, root.join(program)).unwrap();
+        let libraries = Command::new("ldd").arg(&on_host).output().unwrap().stdout;
+        let libraries = String::from_utf8(libraries).unwrap();
+        for library in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+            let to = root.join(library.trim_start_matches('/'));
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(Path::new(library), to).unwrap();
+        }
     }
     tree
 }

@@ -9,7 +9,7 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, Verified};
 use kiln_formats::job::Profile;
 use kiln_formats::link::path;
-use kiln_formats::log::split_first;
+use kiln_formats::log::{Content, Log, NOTES_BYTES, split_first};
 use kiln_formats::manifest::{Manifest, Outcome, path as file};
 use kiln_formats::names::{
     Name, PAYLOAD_DECISION, PAYLOAD_MANIFEST, PAYLOAD_STATEMENT, PREDICATE_PROVENANCE, PREDICATE_RECORD,
@@ -30,7 +30,10 @@ pub(crate) const CASES: &[Case] = &[
     ("a_failing_step_ends_the_job", a_failing_step_ends_the_job),
     ("a_program_that_is_not_there_is_an_observation", a_program_that_is_not_there_is_an_observation),
     ("an_output_that_is_not_as_declared_fails_its_step", an_output_that_is_not_as_declared_fails_its_step),
-    ("a_long_log_is_cut_and_counted", a_long_log_is_cut_and_counted),
+    ("a_directory_leaves_as_an_archive", a_directory_leaves_as_an_archive),
+    ("outputs_leave_together_or_not_at_all", outputs_leave_together_or_not_at_all),
+    ("a_workspace_that_no_digest_covers_is_an_observation", a_workspace_that_no_digest_covers_is_an_observation),
+    ("a_long_log_keeps_its_ends_and_is_counted", a_long_log_keeps_its_ends_and_is_counted),
     ("a_log_is_open_as_long_as_its_step_runs", a_log_is_open_as_long_as_its_step_runs),
 ];
 
@@ -104,8 +107,8 @@ fn a_job_becomes_evidence(bench: &mut Bench) {
     assert_eq!((second.predicate.sequence, second.predicate.previous), (1, first_sha256));
     assert_eq!(first.predicate.inputs[0].sha256, Sha256Digest::of(INPUT));
     let (mid_written, mid_read) = (&first.predicate.workspaces[0], &second.predicate.workspaces[0]);
-    assert_ne!(mid_written.before, mid_written.after);
-    assert_eq!((mid_read.before, mid_read.after), (mid_written.after, mid_written.after));
+    assert_ne!(Some(mid_written.before), mid_written.after);
+    assert_eq!((mid_read.before, mid_read.after), (mid_written.after.unwrap(), mid_written.after));
     let subjects: Vec<_> = second.subject.iter().map(|subject| subject.name.as_str()).collect();
     assert_eq!(subjects, ["workspace/out", "log/second"]);
     assert!(second.predicate.exit.is_success() && second.predicate.enforced["seccomp_sha256"].is_string());
@@ -140,7 +143,9 @@ fn a_job_becomes_evidence(bench: &mut Bench) {
 fn frames(mut log: &[u8]) -> Vec<(kiln_formats::log::Stream, Vec<u8>)> {
     let mut frames = Vec::new();
     while let Some((frame, rest)) = split_first(log).unwrap() {
-        frames.push((frame.stream, frame.bytes.to_vec()));
+        if let Content::Wrote { stream, bytes } = frame.content {
+            frames.push((stream, bytes.to_vec()));
+        }
         log = rest;
     }
     assert!(log.is_empty());
@@ -246,14 +251,65 @@ fn an_output_that_is_not_as_declared_fails_its_step(bench: &mut Bench) {
     }
 }
 
-fn a_long_log_is_cut_and_counted(bench: &mut Bench) {
-    let script = "i=0; while [ $i -lt 1000 ]; do echo 0123456789; i=$((i+1)); done; echo >hello";
+fn a_directory_leaves_as_an_archive(bench: &mut Bench) {
+    let mut tree = job("umask 077; echo 2 >b; echo 1 >a; >hello");
+    tree["output"][0]["kind"] = "tree".into();
+    tree["output"][0]["path"] = ".".into();
+    tree["output"][0]["size_bytes_max"] = 8192.into();
+    let ended = bench.run(offering(&tree));
+    assert_eq!(*ended.outcome.as_ref().unwrap(), Outcome::Built);
+    closed(&ended);
+    let archive = ended.got.file("artifacts/hello");
+    let heads: Vec<_> = archive.chunks(512).filter(|block| block[257..].starts_with(b"ustar")).collect();
+    let seen: Vec<_> = heads.iter().map(|head| (head[0], &head[100..108])).collect();
+    assert_eq!(seen, [(b'a', &b"0000644\0"[..]), (b'b', b"0000644\0"), (b'h', b"0000644\0")]);
+    assert_eq!(archive.len(), 5 * 512 + 1024);
+    // What an archive cannot say fails the step, and so does one that grows too large.
+    for (script, size) in [(">./-rf", 8192), ("echo x >a", 512 * 3)] {
+        tree["step"][1]["argv"][2] = script.into();
+        tree["output"][0]["size_bytes_max"] = size.into();
+        let ended = bench.run(offering(&tree));
+        assert_eq!(ended_by(&ended, 1, "second"), Exit::limit("output".parse().unwrap()), "{script}");
+    }
+}
+
+fn outputs_leave_together_or_not_at_all(bench: &mut Bench) {
+    let mut two = job(GOOD);
+    let mut more = two["output"][0].clone();
+    (more["name"], more["path"]) = ("more".into(), "none".into());
+    two["output"].as_array_mut().unwrap().push(more);
+    let ended = bench.run(offering(&two));
+    assert_eq!(ended_by(&ended, 1, "second"), Exit::limit("output".parse().unwrap()));
+}
+
+fn a_workspace_that_no_digest_covers_is_an_observation(bench: &mut Bench) {
+    for (code, last) in [(0, Exit::limit("output".parse().unwrap())), (3, Exit::Code { code: 3 })] {
+        let script = "echo >hello; p=d; i=0; while [ $i -lt 150 ]; do p=$p/d; i=$((i+1)); done; mkdir -p $p";
+        let deep = job(&format!("{script}; exit {code}"));
+        let ended = bench.run(offering(&deep));
+        assert_eq!(ended_by(&ended, 1, "second"), last);
+        let (statement, _) = record(&ended, 1, "second");
+        let seen = &statement.predicate.workspaces;
+        assert_eq!((seen[0].after.is_some(), seen[1].after), (true, None));
+        let subjects: Vec<_> = statement.subject.iter().map(|subject| subject.name.as_str()).collect();
+        assert_eq!(subjects, ["log/second"]);
+    }
+}
+
+fn a_long_log_keeps_its_ends_and_is_counted(bench: &mut Bench) {
+    let script = "i=0; while [ $i -lt 10 ]; do for j in 0 1 2 3 4 5 6 7 8 9; do for k in 0 1 2 3 4 5 6 7 8 9; do \
+                  echo number $i$j$k; done; done; i=$((i+1)); done; echo >hello";
     let ended = bench.run(offering(&job(script)));
     assert_eq!(*ended.outcome.as_ref().unwrap(), Outcome::Built);
     let seen = record(&ended, 1, "second").0.predicate.log;
-    assert_eq!((seen.written_bytes, seen.kept_bytes), (11_000, 4096));
     let log = ended.got.file(&file::log(1, &"second".parse().unwrap()));
-    assert_eq!(frames(log).iter().map(|(_, bytes)| bytes.len()).sum::<usize>(), 4096);
+    Log::of_record(log, &seen).unwrap();
+    assert_eq!((seen.out.written_bytes, seen.out.written_lines), (11_000, 1000));
+    let all: String = (0..1000).map(|at| format!("number {at:03}\n")).collect();
+    assert_eq!(seen.out.sha256, Sha256Digest::of(all.as_bytes()));
+    assert!(log.len() <= 4096 + NOTES_BYTES && log.len() > 3500, "{}", log.len());
+    let kept = frames(log);
+    assert!(kept[0].1.starts_with(b"number 000\n") && kept.last().unwrap().1.ends_with(b"number 999\n"));
     assert_eq!(log, ended.got.bodies[&format!("{}second", path::LOGS)]);
 }
 

@@ -23,7 +23,7 @@ use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::job::check::ITEMS_MAX;
 use kiln_formats::link::{Attestation, Certificates, Done, MESSAGE_BYTES_MAX, SILENCE_MS_MAX, path};
-use kiln_formats::log::{Frame, split_first};
+use kiln_formats::log::{Frame, Order, split_first};
 use kiln_formats::manifest::FILES_MAX;
 use kiln_formats::names::Name;
 use kiln_formats::record::StepRecord;
@@ -291,16 +291,17 @@ impl Authority<'_> {
         let bounds = self.offer.step(step).ok_or_else(|| out_of_order(exchange, "a step of the job"))?;
         // A step may be silent as long as it may run.
         let silence = SILENCE + Duration::from_millis(bounds.life_ms);
-        let (mut buffer, mut bytes): (Vec<u8>, u64) = (Vec::new(), 0);
+        let (mut buffer, mut order, mut bytes): (Vec<u8>, _, u64) = (Vec::new(), Order::default(), 0);
         listener(Report::StepBegun(step));
         while let Some(piece) = exchange.piece(silence).await? {
+            bytes += piece.len() as u64;
+            if bytes > bounds.log_bytes_max {
+                return Err(Fault::Log { step: step.clone(), bytes_max: bounds.log_bytes_max });
+            }
             buffer.extend_from_slice(&piece);
             let mut rest = buffer.as_slice();
             while let Some((frame, after)) = split_first(rest)? {
-                bytes += frame.bytes.len() as u64;
-                if frame.bytes.is_empty() || bytes > bounds.log_bytes_max {
-                    return Err(Fault::Log { step: step.clone(), bytes_max: bounds.log_bytes_max });
-                }
+                order.take(&frame)?;
                 listener(Report::StepWrote(step, frame));
                 rest = after;
             }

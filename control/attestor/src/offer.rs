@@ -11,8 +11,8 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::Envelope;
 use kiln_formats::job::{CheckedJob, Job};
 use kiln_formats::link::{FIRMWARE_LOG_BYTES_MAX, JOB_BYTES_MAX, MESSAGE_BYTES_MAX, RUNTIME_LOG_BYTES_MAX};
-use kiln_formats::log::{FRAME_BYTES_MAX, HEAD_BYTES};
-use kiln_formats::manifest::{FILE_BYTES_MAX, path};
+use kiln_formats::log;
+use kiln_formats::manifest::path;
 use kiln_formats::names::Name;
 
 /// A job document, the files it may ask for, and the bounds of what comes back.
@@ -35,7 +35,7 @@ pub(crate) struct InputFile {
     pub(crate) size: u64,
 }
 
-/// What a step may write to its log, and how long it may be silent.
+/// How long a step may be silent, and how large its log may be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StepBounds {
     pub(crate) life_ms: u64,
@@ -103,14 +103,12 @@ impl Offer {
 
     fn take_bounds(&mut self, job: &CheckedJob) {
         for (sequence, step) in (0..).zip(job.steps()) {
-            // A step may write single bytes, each in a frame of its own.
-            let framed_bytes = step.limits.log_bytes.saturating_mul(HEAD_BYTES as u64 + 1);
-            let log_bytes_max = step.limits.log_bytes.saturating_add(FRAME_BYTES_MAX as u64);
+            let log_bytes_max = log::bytes_max(step.limits.log_bytes);
             let life_ms = step.limits.wall_ms.saturating_add(step.limits.grace_ms);
             self.steps.insert(step.name.clone(), StepBounds { life_ms, log_bytes_max });
             self.evidence.insert(path::record(sequence, &step.name), MESSAGE_BYTES_MAX as u64);
             self.evidence.insert(path::trace(sequence, &step.name), MESSAGE_BYTES_MAX as u64);
-            self.evidence.insert(path::log(sequence, &step.name), framed_bytes.min(FILE_BYTES_MAX));
+            self.evidence.insert(path::log(sequence, &step.name), log_bytes_max);
         }
         for output in &job.job().output {
             self.artifacts.insert(path::artifact_statements(&output.name), MESSAGE_BYTES_MAX as u64);

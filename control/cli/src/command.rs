@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod keygen;
 mod lint;
+mod logs;
 mod reference;
 mod run;
 mod setup;
@@ -51,6 +52,7 @@ enum Command {
     Sign(sign::Sign),
     Run(run::Run),
     Verify(verify::Verify),
+    Logs(logs::Logs),
     Reference(reference::ReferenceCommand),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
@@ -69,6 +71,7 @@ impl Kiln {
             Command::Sign(sign) => sign.run(),
             Command::Run(run) => run.run(screen),
             Command::Verify(verify) => verify.run(),
+            Command::Logs(logs) => logs.run(),
             Command::Reference(reference) => reference.run(),
             Command::Doctor(doctor) => doctor.run(screen),
             Command::Demo(demo) => demo.run(screen),

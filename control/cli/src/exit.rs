@@ -93,6 +93,12 @@ pub(crate) enum Problem {
     /// A bundle that no machine makes.
     #[error("{} is no evidence: {why}", path.display())]
     Bundle { path: std::path::PathBuf, why: &'static str },
+    /// No log where one was named.
+    #[error("{} holds no such log", path.display())]
+    NoLog { path: std::path::PathBuf },
+    /// Raw bytes of a step, and a terminal to take them.
+    #[error("a step's raw bytes are not written to a terminal; send them to a file or a program")]
+    Terminal,
     /// There is no cache directory to be had.
     #[error("set XDG_CACHE_HOME or HOME: there is no place for the cache")]
     NoCache,

@@ -14,10 +14,10 @@ mod evidence;
 mod exit;
 mod host;
 mod image;
+mod lines;
 mod order;
 mod output;
 mod screen;
-mod steplog;
 mod timings;
 mod verdict;
 

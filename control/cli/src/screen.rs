@@ -1,15 +1,20 @@
 //! What a person sees while something takes long: a spinner on a terminal, plain lines elsewhere. All of it on standard error.
 
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use kiln_image::progress::{Ended, Progress};
+use rustix::termios::{isatty, tcgetwinsize};
 
 /// How often the spinner turns.
 const TICK: Duration = Duration::from_millis(120);
 /// The longest line that is shown beside the spinner, in characters.
 const SHOWN_MAX: usize = 90;
+
+/// How wide a terminal is that does not say, in columns.
+const COLUMNS: usize = 80;
 
 /// The person's screen.
 #[derive(Debug)]
@@ -34,6 +39,11 @@ impl Screen {
         }
     }
 
+    /// How wide it is, in columns; `None` if it is no terminal.
+    pub(crate) fn columns(&self) -> Option<usize> {
+        columns(std::io::stderr())
+    }
+
     /// Takes the spinner away.
     pub(crate) fn clear(&self) {
         if let Some(spinner) = self.spinner().take() {
@@ -44,6 +54,15 @@ impl Screen {
     fn spinner(&self) -> std::sync::MutexGuard<'_, Option<ProgressBar>> {
         self.spinner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How wide a terminal is, in columns; `None` if it is none. One that does not say is taken to be 80 wide.
+pub(crate) fn columns(terminal: impl AsFd) -> Option<usize> {
+    if !isatty(&terminal) {
+        return None;
+    }
+    let said = tcgetwinsize(&terminal).map_or(0, |size| size.ws_col);
+    Some(if said == 0 { COLUMNS } else { said.into() })
 }
 
 impl Progress for Screen {

@@ -157,8 +157,21 @@ fn a_run_that_cannot_begin_leaves_nothing() {
 #[test]
 fn every_command_explains_itself() {
     let desk = tempfile::tempdir().unwrap();
-    let commands =
-        ["setup", "build", "keygen", "lint", "sign", "run", "verify", "reference", "doctor", "demo", "test", "bench"];
+    let commands = [
+        "setup",
+        "build",
+        "keygen",
+        "lint",
+        "sign",
+        "run",
+        "verify",
+        "logs",
+        "reference",
+        "doctor",
+        "demo",
+        "test",
+        "bench",
+    ];
     let help = text(&kiln(desk.path(), &["--help"]).stdout);
     for command in commands {
         assert!(help.contains(&format!("\n  {command} ")), "{command}");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Access, Job, Name, Step, VERSION, WORKSPACES};
+use super::{Access, Job, Name, OutputKind, Step, VERSION, WORKSPACES};
 
 /// The most steps, images, inputs, workspaces, outputs a job may have, each. A job is a build, not a fleet.
 pub const ITEMS_MAX: usize = 128;
@@ -250,7 +250,8 @@ fn check_outputs(job: &Job, names: &Names<'_>, found: &mut Violations) {
             let problem = format!("names that end in {STATEMENTS} are those of the statements beside an artifact");
             found.add("reserved_name", format!("output[{at}].name"), problem);
         }
-        if !is_plain_path(&output.path) {
+        let whole = output.kind == OutputKind::Tree && output.path == ".";
+        if !whole && !is_plain_path(&output.path) {
             let problem =
                 format!("must be a path below {WORKSPACES}/{} without `.`, `..` and empty parts", output.workspace);
             found.add("path", format!("output[{at}].path"), problem);

@@ -1,14 +1,22 @@
-//! Takes files out of what a step left: after the kill, by descriptors only, believing no name and no size.
+//! Takes files and directories out of what a step left: after the kill, by descriptors only, believing no name and no size.
 //!
 //! Paths are resolved by the kernel beneath the workspace with no symbolic link, no mount and no magic link on the way
-//! (openat2(2)); what is found is checked by descriptor, and copied: the step's own inode is never handed on.
+//! (openat2(2)); what is found is checked by descriptor, and copied: the step's own inode is never handed on. What may leave at all
+//! is the table at the head of `rules.rs`. A file leaves as its bytes ([`Leftovers::copy`]), a directory as an archive that is the
+//! same for the same tree ([`Leftovers::pack`]); several leave as a set, all or none ([`take`]).
 //! Absent: unpacking anything, and a policy of what outputs a job has.
 
+mod archive;
+mod copy;
 mod digest;
+mod pack;
 mod remove;
+mod rules;
+mod set;
+mod walk;
 
 use std::ffi::OsStr;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
@@ -20,13 +28,15 @@ use thiserror::Error;
 
 use crate::tree::DetachedTree;
 
-pub use digest::{Bounds, TreeDigest};
+use copy::Copier;
+pub use digest::TreeDigest;
+pub use set::{Kind, NotTaken, Wanted, take};
 
 /// Bytes of one path below a workspace, and of one name. Source: PATH_MAX and NAME_MAX, limits.h.
 pub const PATH_BYTES_MAX: usize = 4096;
 pub(crate) const NAME_BYTES_MAX: usize = 255;
-/// Bytes copied at a time.
-const CHUNK_BYTES: usize = 128 * 1024;
+/// The path of the workspace itself.
+const WHOLE: &str = ".";
 
 /// Why something was not taken. Paths are bytes, shown escaped.
 #[derive(Debug, Error)]
@@ -41,12 +51,22 @@ pub enum Error {
     Link { path: Vec<u8> },
     #[error("{:?} leads out of the workspace or over a mount", String::from_utf8_lossy(path))]
     Outside { path: Vec<u8> },
-    #[error("{:?} is a {kind}, not a regular file", String::from_utf8_lossy(path))]
+    #[error("{:?} is a {kind}, which is not taken here", String::from_utf8_lossy(path))]
     Kind { path: Vec<u8>, kind: &'static str },
     #[error("{:?} has {count} names; only one is taken", String::from_utf8_lossy(path))]
     Names { path: Vec<u8>, count: u64 },
-    #[error("{:?} has set-user-id or set-group-id bits", String::from_utf8_lossy(path))]
-    SetId { path: Vec<u8> },
+    #[error("{:?} has set-user-id, set-group-id or sticky bits ({mode:o})", String::from_utf8_lossy(path))]
+    SpecialMode { path: Vec<u8>, mode: u32 },
+    #[error("{:?} has the extended attribute {:?}", String::from_utf8_lossy(path), String::from_utf8_lossy(name))]
+    Attribute { path: Vec<u8>, name: Vec<u8> },
+    #[error("{:?} leads out of the tree: {:?}", String::from_utf8_lossy(path), String::from_utf8_lossy(target))]
+    Target { path: Vec<u8>, target: Vec<u8> },
+    #[error("the name of {:?}, or what it leads to, is not taken: {why}", String::from_utf8_lossy(path))]
+    Name { path: Vec<u8>, why: &'static str },
+    #[error("{:?} is, in Unicode's normal form, the name of another file beside it", String::from_utf8_lossy(path))]
+    Twin { path: Vec<u8> },
+    #[error("{:?} was not declared", String::from_utf8_lossy(path))]
+    Undeclared { path: Vec<u8> },
     #[error("{:?} has {found} bytes or more, at most {limit} are taken", String::from_utf8_lossy(path))]
     TooLong { path: Vec<u8>, found: u64, limit: u64 },
     #[error("{:?} had {stated} bytes and gave {found}", String::from_utf8_lossy(path))]
@@ -61,6 +81,32 @@ pub enum Error {
     Sink { path: Vec<u8>, source: io::Error },
 }
 
+impl Error {
+    /// Whether this says something about the step's work; otherwise it says that the copy could not be made.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Io { .. } | Self::Sink { .. })
+    }
+}
+
+/// How much of a tree is looked at before it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Files, directories and links.
+    pub entries_max: u64,
+    /// Bytes of all files together; of an archive, its size.
+    pub bytes_max: u64,
+    /// Directories in one another; each holds a descriptor open.
+    pub depth_max: usize,
+}
+
+impl Default for Bounds {
+    /// A million entries, 64 GiB, 128 levels.
+    fn default() -> Self {
+        Self { entries_max: 1_000_000, bytes_max: 64 << 30, depth_max: 128 }
+    }
+}
+
 /// What was copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Collected {
@@ -68,7 +114,7 @@ pub struct Collected {
     pub size_bytes: u64,
     /// Their SHA-256.
     pub sha256: [u8; 32],
-    /// Whether anyone may execute it: all of its mode that is worth keeping.
+    /// Whether anyone may execute it: all of a file's mode that is worth keeping. An archive is no program.
     pub executable: bool,
 }
 
@@ -118,15 +164,49 @@ impl Leftovers {
             FileType::RegularFile => {}
             other => return Err(Error::Kind { path: name.to_vec(), kind: kind(other) }),
         }
-        if stat.st_mode & 0o6000 != 0 {
-            return Err(Error::SetId { path: name.to_vec() });
+        rules::mode(name, stat.st_mode & 0o7000)?;
+        rules::one_name(name, stat.st_nlink)?;
+        rules::no_attributes(name, &file)?;
+        let mut hasher = Sha256::new();
+        let take = &mut |bytes: &[u8]| {
+            hasher.update(bytes);
+            sink.write_all(bytes)
+        };
+        let size_bytes = Copier::new().copy(name, &file.into(), stat.st_size as u64, bytes_max, take)?;
+        let executable = stat.st_mode & 0o111 != 0;
+        Ok(Collected { size_bytes, sha256: hasher.finalize().into(), executable })
+    }
+
+    /// Writes everything below a directory into `sink`, as a tar archive that is the same for the same names, contents and modes.
+    /// The path `.` is the whole workspace.
+    ///
+    /// # Errors
+    /// By what was found instead, and by every rule of this module. Bytes may have reached `sink` by then: what is in it counts only
+    /// if this returns `Ok`.
+    pub fn pack(&self, path: &Path, bounds: &Bounds, sink: &mut dyn Write) -> Result<Collected, Error> {
+        if path.as_os_str() == WHOLE {
+            return pack::pack(self.root.as_fd(), bounds, sink);
         }
-        if stat.st_nlink != 1 {
-            return Err(Error::Names { path: name.to_vec(), count: stat.st_nlink });
+        let name = path.as_os_str().as_bytes();
+        check_path(path)?;
+        let failed = |error| refused("open", name, error);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let found = openat2(&self.root, path, flags, Mode::empty(), beneath()).map_err(failed)?;
+        let stat = fstat(&found).map_err(failed)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {}
+            other => return Err(Error::Kind { path: name.to_vec(), kind: kind(other) }),
         }
-        let stated = stat.st_size as u64;
-        let (size_bytes, sha256) = copy_hashed(name, file.into(), stated, bytes_max, sink)?;
-        Ok(Collected { size_bytes, sha256, executable: stat.st_mode & 0o111 != 0 })
+        rules::mode(name, stat.st_mode & 0o7000)?;
+        pack::pack(found.as_fd(), bounds, sink)
+    }
+
+    /// Refuses whatever is there beside what was declared and the directories that lead to it.
+    ///
+    /// # Errors
+    /// [`Error::Undeclared`]; what no walk takes, or exceeds `bounds`, is refused as such.
+    pub fn only(&self, declared: &[(&Path, Kind)], bounds: &Bounds) -> Result<(), Error> {
+        set::only(self, declared, bounds)
     }
 
     /// The digest of the whole tree, for a workspace that goes from step to step.
@@ -144,43 +224,6 @@ impl Leftovers {
     pub fn remove(self) -> Result<(), Error> {
         remove::empty(&self.root)
     }
-}
-
-/// Copies what `file` gives, hashing it; never more than `bytes_max`, and exactly what was stated.
-fn copy_hashed(
-    name: &[u8],
-    file: std::fs::File,
-    stated: u64,
-    bytes_max: u64,
-    sink: &mut dyn Write,
-) -> Result<(u64, [u8; 32]), Error> {
-    let too_long = |found| Error::TooLong { path: name.to_vec(), found, limit: bytes_max };
-    if stated > bytes_max {
-        return Err(too_long(stated));
-    }
-    let mut file = file.take(bytes_max.saturating_add(1));
-    let (mut hasher, mut chunk, mut found) = (Sha256::new(), vec![0; CHUNK_BYTES], 0_u64);
-    loop {
-        let read = match file.read(&mut chunk) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(source) => return Err(Error::Io { operation: "read", path: name.to_vec(), source }),
-            Ok(read) => read,
-        };
-        let bytes = chunk.get(..read).unwrap_or_default();
-        if bytes.is_empty() {
-            break;
-        }
-        found += read as u64;
-        if found > bytes_max {
-            return Err(too_long(found));
-        }
-        hasher.update(bytes);
-        sink.write_all(bytes).map_err(|source| Error::Sink { path: name.to_vec(), source })?;
-    }
-    if found != stated {
-        return Err(Error::Changed { path: name.to_vec(), stated, found });
-    }
-    Ok((found, hasher.finalize().into()))
 }
 
 /// Relative, of plain names only.
@@ -216,6 +259,7 @@ fn refused(operation: &'static str, path: &[u8], error: Errno) -> Error {
 fn kind(file_type: FileType) -> &'static str {
     match file_type {
         FileType::Directory => "directory",
+        FileType::RegularFile => "regular file",
         FileType::Symlink => "symbolic link",
         FileType::Fifo => "fifo",
         FileType::Socket => "socket",

@@ -6,6 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
 
+mod pack;
+mod rules;
+
 fn workspace() -> (tempfile::TempDir, Leftovers) {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().canonicalize().expect("path");
@@ -62,7 +65,7 @@ fn only_regular_files_with_one_name_are_outputs() {
     assert!(matches!(take(&leftovers, "one", 10), Err(Error::Names { count: 2, .. })));
     fs::write(at("setid"), b"1").expect("file");
     fs::set_permissions(at("setid"), fs::Permissions::from_mode(0o4755)).expect("mode");
-    assert!(matches!(take(&leftovers, "setid", 10), Err(Error::SetId { .. })));
+    assert!(matches!(take(&leftovers, "setid", 10), Err(Error::SpecialMode { mode: 0o4000, .. })));
     assert!(matches!(take(&leftovers, "missing", 10), Err(Error::Missing { .. })));
     assert!(matches!(take(&leftovers, "one/more", 10), Err(Error::Missing { .. })));
 }
@@ -78,7 +81,7 @@ fn size_is_limited_by_what_is_stated_and_by_what_is_read() {
     assert_eq!(take(&leftovers, "four", 4).expect("fits").0.size_bytes, 4);
     // A file that states less than it gives.
     let lying = fs::File::open(directory.path().join("four")).expect("file");
-    let error = copy_hashed(b"four", lying, 2, 100, &mut io::sink()).expect_err("must be refused");
+    let error = Copier::new().copy(b"four", &lying, 2, 100, &mut |_| Ok(())).expect_err("must be refused");
     assert!(matches!(error, Error::Changed { stated: 2, found: 4, .. }));
 }
 

@@ -97,7 +97,7 @@ pub enum Fault {
         step: Name,
     },
     /// A log that no machine writes.
-    #[error("the log of step {step} is cut short, has empty frames, or is longer than {bytes_max} bytes")]
+    #[error("the log of step {step} is cut short, or longer than {bytes_max} bytes")]
     Log {
         /// The step.
         step: Name,
@@ -105,7 +105,7 @@ pub enum Fault {
         bytes_max: u64,
     },
     /// A log that is no sequence of frames.
-    #[error("a log is not in frames")]
+    #[error("a log is not in frames, or they are out of order")]
     LogFrame {
         /// Why.
         #[from]

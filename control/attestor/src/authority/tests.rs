@@ -137,7 +137,7 @@ async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
         let unknown = format!("{}{}", path::INPUTS, Sha256Digest::of(b"other"));
         assert_eq!(machine.get(&unknown).await.unwrap().0, StatusCode::NOT_FOUND);
         machine.decide(Ruling::Allow).await.unwrap();
-        machine.log("build", [frames(Stream::Out, b"compiling"), frames(Stream::Err, b"done")].concat()).await.unwrap();
+        machine.log("build", frames(&[(Stream::Out, b"compiling"), (Stream::Err, b"done")])).await.unwrap();
         machine.put("artifacts/hello", "0123456789").await.unwrap();
         machine.put(RECORD, "{}").await.unwrap();
         assert_eq!(machine.done(Said::Built).await.unwrap().0, StatusCode::NO_CONTENT);
@@ -369,11 +369,11 @@ async fn a_decision_is_signed_by_the_certified_key_and_about_this_job() {
 
 #[tokio::test]
 async fn logs_are_whole_frames_within_the_step_s_bound() {
-    let full = frames(Stream::Out, &[b'x'; 100]);
-    let beyond = frames(Stream::Out, &[b'x'; 100 + (16 << 10) + 1]);
-    let empty = [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
+    let full = frames(&[(Stream::Out, &[b'x'; 100])]);
+    let beyond = frames(&[(Stream::Out, &[b'x'; 200])]);
+    let again = [full.clone(), full.clone()].concat();
     for (bytes, good) in
-        [(full.clone(), true), (full[..50].to_vec(), false), (beyond, false), (empty, false), (vec![9; 20], false)]
+        [(full.clone(), true), (full[..50].to_vec(), false), (beyond, false), (again, false), (vec![9; 30], false)]
     {
         let outcome = in_a_new_rig(async |mut machine| {
             machine.admitted().await;

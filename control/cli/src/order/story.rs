@@ -9,8 +9,8 @@ use kiln_formats::record::StepRecord;
 use kiln_image::progress::Progress as _;
 
 use crate::ended;
+use crate::lines::{Lines, Style};
 use crate::screen::Screen;
-use crate::steplog::StepLog;
 use crate::timings::Recorder;
 
 /// The story so far.
@@ -18,7 +18,7 @@ use crate::timings::Recorder;
 pub(crate) struct Story {
     recorder: Recorder,
     build_id: Option<Name>,
-    log: StepLog,
+    log: Option<Lines>,
     idle_bytes: Option<u64>,
     connected: bool,
     emitting: bool,
@@ -30,7 +30,7 @@ impl Story {
         Self {
             recorder: Recorder::new(power_on),
             build_id: None,
-            log: StepLog::default(),
+            log: None,
             idle_bytes: None,
             connected: false,
             emitting: false,
@@ -77,15 +77,19 @@ impl Story {
                     Ruling::Deny(refusal) => format!("kiln: the machine refuses the job: {refusal}"),
                 });
             }
-            Report::StepBegun(step) => screen.begin(&format!("step {step}")),
-            Report::StepWrote(step, frame) => {
-                for line in self.log.take(frame.stream, frame.bytes) {
-                    screen.say(&format!("{step}| {line}"));
+            Report::StepBegun(step) => {
+                screen.begin(&format!("step {step}"));
+                let style = Style { columns: screen.columns(), times: false, live: true };
+                self.log = Some(Lines::new((*step).clone(), style));
+            }
+            Report::StepWrote(_, frame) => {
+                if let Some(log) = &mut self.log {
+                    log.take(frame).iter().for_each(|row| screen.say(&log.show(row)));
                 }
             }
-            Report::StepEnded(step) => {
-                for line in std::mem::take(&mut self.log).finish() {
-                    screen.say(&format!("{step}| {line}"));
+            Report::StepEnded(_) => {
+                if let Some(mut log) = self.log.take() {
+                    log.finish().iter().for_each(|row| screen.say(&log.show(row)));
                 }
             }
             Report::StepRecorded(record) => {

@@ -189,23 +189,30 @@ fn records_say_what_the_job_ordered() {
         ("workspace missing", recorded(0, |r| r.workspaces.clear()), gate, "record", "workspaces"),
         ("workspace access", recorded(1, |r| r.workspaces[0].access = Access::Rw), gate, "record", "workspaces"),
         ("not empty", recorded(0, |r| r.workspaces[0].before = digest("x")), gate, "record", "not empty"),
-        ("read-only changed", recorded(1, |r| r.workspaces[0].after = digest("x")), gate, "record", "read-only"),
+        ("read-only changed", recorded(1, |r| r.workspaces[0].after = Some(digest("x"))), gate, "record", "read-only"),
         (
             "not handed on",
             recorded(1, |r| {
                 r.workspaces[0].before = digest("x");
-                r.workspaces[0].after = digest("x");
+                r.workspaces[0].after = Some(digest("x"));
             }),
             gate,
             "record",
             "not what the step that wrote it left",
         ),
+        ("not said", recorded(0, |r| r.workspaces[0].after = None), gate, "record", "what it left is not said"),
+        ("read-only not said", recorded(1, |r| r.workspaces[0].after = None), gate, "record", "read-only"),
         ("subject missing", subjects(|s| drop(s.pop())), gate, "record", "subject"),
         ("subject changed", subjects(|s| s[0].digest.sha256 = digest("x")), gate, "record", "subject"),
         ("subject more", subjects(|s| s.push(Subject::new("x", digest("x")))), gate, "record", "subject"),
         ("log digest", recorded(0, |r| r.log.sha256 = digest("x")), gate, "record", "subject"),
-        ("log length", recorded(0, |r| r.log.kept_bytes = 7), gate, "record", "length"),
-        ("log written", recorded(0, |r| r.log.written_bytes = 7), gate, "record", "length"),
+        ("log length", recorded(0, |r| r.log.out.kept_bytes = 7), gate, "record", "length"),
+        ("log written", recorded(0, |r| r.log.out.written_bytes = 129), gate, "record", "length"),
+        ("log lines", recorded(0, |r| r.log.out.written_lines = 7), gate, "record", "length"),
+        ("log frames", recorded(0, |r| r.log.frames = 2), gate, "record", "frames"),
+        ("log stream", recorded(0, |r| r.log.out.sha256 = digest("x")), gate, "record", "output"),
+        ("log other stream", recorded(0, |r| r.log.err.sha256 = digest("x")), gate, "record", "error output"),
+        ("log of no order", Plan { log: Box::new(|_, log| log[1] = 1), ..Plan::default() }, gate, "record", "in order"),
         ("log torn", Plan { log: Box::new(|_, log| log.truncate(20)), ..Plan::default() }, gate, "record", "frames"),
         ("log too long", ordered(|job| job.step[0].limits.log_bytes = 7), gate, "record", "longer"),
         (

@@ -14,7 +14,7 @@ use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::event::Event;
 use kiln_formats::job::Limits;
 use kiln_formats::link::{Attestation, Blob, Certificates, Done, path};
-use kiln_formats::log::{Frame, Stream};
+use kiln_formats::log::{Content, Frame, Stream};
 use kiln_formats::manifest::Outcome;
 use kiln_formats::names::{PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD};
 use kiln_formats::pcr::{Bank, PcrValues};
@@ -173,6 +173,8 @@ impl Machine {
 
     /// A record of `of`, sent as that of `step`.
     pub(super) async fn record(&mut self, step: &str, of: &str) -> Option<(StatusCode, Bytes)> {
+        let sha256 = Sha256Digest::of(b"");
+        let stream = json!({ "sha256": sha256, "writtenBytes": 0, "writtenLines": 0, "keptBytes": 0, "keptLines": 0 });
         let record = json!({
             "buildId": "00", "sequence": 0, "previous": Sha256Digest::of(b""), "step": of,
             "stepSha256": Sha256Digest::of(b""), "imageRootHash": Sha256Digest::of(b""), "argv": ["cc"], "env": {},
@@ -181,7 +183,7 @@ impl Machine {
             "usage": {
                 "wallMs": 1, "cpuUs": 1, "memoryPeakBytes": 1, "pidsPeak": 1, "ioReadBytes": 0, "ioWrittenBytes": 0,
             },
-            "log": { "sha256": Sha256Digest::of(b""), "writtenBytes": 0, "keptBytes": 0 },
+            "log": { "sha256": sha256, "frames": 0, "out": stream, "err": stream },
             "trace": Sha256Digest::of(b""), "enforced": {},
         });
         let subject = vec![Subject::new("log/build", Sha256Digest::of(b""))];
@@ -207,9 +209,12 @@ pub(super) fn runtime_log(events: &[Event]) -> Vec<u8> {
     entries.flat_map(|entry| entry.bytes).collect()
 }
 
-pub(super) fn frames(stream: Stream, bytes: &[u8]) -> Vec<u8> {
+/// A log: each of these written at once.
+pub(super) fn frames(writes: &[(Stream, &[u8])]) -> Vec<u8> {
     let mut to = Vec::new();
-    Frame { stream, time_us: 7, bytes }.encode(&mut to);
+    writes.iter().fold(0, |sequence, &(stream, bytes)| {
+        Frame { sequence, time_us: 7, content: Content::Wrote { stream, bytes } }.encode(&mut to)
+    });
     to
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use kiln_formats::job::{Access, Image, Input, Job, Limits, Output, Proc, Profile, Step, Workspace, WorkspaceUse};
+use kiln_formats::job::{
+    Access, Image, Input, Job, Limits, Output, OutputKind, Proc, Profile, Step, Workspace, WorkspaceUse,
+};
 use kiln_formats::names::Name;
 
 use super::{at, digest, name};
@@ -44,6 +46,7 @@ pub(crate) fn job() -> Job {
             name: name("libz.a"),
             workspace: name("out"),
             path: "libz.a".into(),
+            kind: OutputKind::File,
             size_bytes_max: 4096,
         }],
     }

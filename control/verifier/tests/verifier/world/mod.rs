@@ -7,6 +7,7 @@ mod certificates;
 mod firmware;
 mod job;
 mod sandbox;
+mod steplog;
 mod tpm;
 
 use std::collections::BTreeMap;
@@ -19,14 +20,13 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::event::Event;
 use kiln_formats::job::{Access, CheckedJob, Job, Profile, Step, WorkspaceUse};
-use kiln_formats::log::{Frame, Stream};
 use kiln_formats::manifest::{File, Manifest, Outcome, path};
 use kiln_formats::names::{self, Name};
 use kiln_formats::pcr::{Bank, PcrValues};
 use kiln_formats::provenance::{
     BuildDefinition, Builder, ExternalParameters, InternalParameters, Metadata, Provenance, RunDetails,
 };
-use kiln_formats::record::{Exit, InputSeen, LogSeen, StepRecord, Usage, WorkspaceSeen};
+use kiln_formats::record::{Exit, InputSeen, StepRecord, Usage, WorkspaceSeen};
 use kiln_formats::reference::Reference;
 use kiln_formats::runtime_log::{BootId, RuntimeLog, Writer};
 use kiln_formats::runtime_trace::RuntimeTrace;
@@ -293,8 +293,7 @@ impl Plan {
         let steps: Vec<&Step> = job.steps().collect();
         for (at, step) in steps.iter().enumerate() {
             let failed = self.outcome == Outcome::StepFailed && at + 1 == steps.len();
-            let mut log = Vec::new();
-            Frame { stream: Stream::Out, time_us: at as u64, bytes: b"working\n" }.encode(&mut log);
+            let mut log = steplog::written(at as u64);
             (self.log)(at, &mut log);
             let mut statement = self.record_of(at as u32, step, previous, &log);
             if failed {
@@ -334,12 +333,12 @@ impl Plan {
         let seen = |usage: &WorkspaceUse| {
             let after = digest(&format!("after {}", usage.name));
             let before = if usage.access == Access::Ro { after } else { digest("") };
-            WorkspaceSeen { name: usage.name.clone(), access: usage.access, before, after }
+            WorkspaceSeen { name: usage.name.clone(), access: usage.access, before, after: Some(after) }
         };
         let workspaces: Vec<WorkspaceSeen> = step.workspaces.iter().map(seen).collect();
         let written = workspaces.iter().filter(|seen| seen.access == Access::Rw);
         let mut subject: Vec<Subject> =
-            written.map(|seen| Subject::new(format!("workspace/{}", seen.name), seen.after)).collect();
+            written.filter_map(|seen| Some(Subject::new(format!("workspace/{}", seen.name), seen.after?))).collect();
         subject.push(Subject::new(format!("log/{}", step.name), Sha256Digest::of(log)));
         let predicate = StepRecord {
             build_id: self.challenge().build_id,
@@ -369,7 +368,7 @@ impl Plan {
                 io_read_bytes: 4096,
                 io_written_bytes: 0,
             },
-            log: LogSeen { sha256: Sha256Digest::of(log), written_bytes: 8, kept_bytes: 8 },
+            log: steplog::seen(log),
             trace: digest(""),
             enforced: sandbox::enforced(step),
         };
