@@ -123,8 +123,14 @@ fn a_job_becomes_evidence(bench: &mut Bench) {
     assert_eq!(ended.got.bodies[&format!("{}first", path::RECORDS)], ended.got.file(&file::record(0, &name("first"))));
     let (trace, trace_sha256) = traced(&ended, 1, "second");
     assert_eq!((second.predicate.trace, trace.subject), (trace_sha256, second.subject));
-    let network = trace.predicate.monitor_log.network;
-    assert_eq!((second.predicate.profile, network), (Profile::Strict, Some(vec![])));
+    let log = trace.predicate.monitor_log;
+    assert_eq!((second.predicate.profile, log.network), (Profile::Strict, Some(vec![])));
+    let [shell] = log.process.as_slice() else { panic!("one program: {:?}", log.process) };
+    assert_eq!(
+        (shell.argv.clone(), shell.binary.name.as_str()),
+        (vec!["sh".into(), "-c".into(), GOOD.into()], "/bin/sh")
+    );
+    assert_eq!(shell.binary.digest.sha256, Sha256Digest::of(&std::fs::read("/bin/sh").unwrap()));
 
     let provenance = opened(ended.got.file(file::PROVENANCE), PAYLOAD_STATEMENT);
     let statement: Statement<Provenance> = canonical::from_slice_exact(provenance.payload()).unwrap();

@@ -8,7 +8,7 @@ use kiln_formats::job::Step;
 use kiln_formats::manifest::path;
 use kiln_formats::names::{BUILD_TYPE, PAYLOAD_STATEMENT};
 use kiln_formats::record::StepRecord;
-use kiln_formats::runtime_trace::{self, MonitorLog, MonitoredProcess, RuntimeTrace, TracePolicy};
+use kiln_formats::runtime_trace::{self, Execution, MonitorLog, MonitoredProcess, RuntimeTrace, TracePolicy};
 use kiln_formats::statement::Statement;
 
 use super::{Chain, GATE};
@@ -59,7 +59,11 @@ pub(super) fn check(
     require(monitored_process == expected, "monitoredProcess", "it is another step, build or machine");
     let no_network = runtime_trace::network(step.profile);
     require(monitor_log.network == no_network, "network", "no step of this profile has a connection to list");
-    require(starts_as_ordered(&monitor_log, step), "process", "it does not begin with the job's program");
+    require(
+        starts_as_ordered(&monitor_log, step, &record.predicate),
+        "process",
+        "it does not begin with the job's program",
+    );
     let times = [
         whole.binding.challenge.issued,
         metadata.build_started_on,
@@ -83,17 +87,38 @@ fn read(
     Ok((statement, verified.digest()))
 }
 
-/// The first program that is listed is the job's: with its arguments, or as many of them as are listed.
-fn starts_as_ordered(log: &MonitorLog, step: &Step) -> bool {
+/// The first program is the job's: with its arguments, or as many of them as are listed. There is none only where none ran: a
+/// program that could not be executed, or a step that ended before it was.
+fn starts_as_ordered(log: &MonitorLog, step: &Step, record: &StepRecord) -> bool {
     let Some(first) = log.process.first() else {
-        return true;
+        return !record.exit.is_success() && log.kiln_unlisted.executions == 0;
     };
     let ordered: Vec<String> = step.argv.iter().map(|word| runtime_trace::escaped(word.as_bytes())).collect();
-    if first.argv_cut {
-        let whole_words = first.argv.len().saturating_sub(1);
-        let last = first.argv.last().map_or("", String::as_str);
-        return ordered.get(..whole_words) == first.argv.get(..whole_words)
-            && (last.is_empty() || ordered.get(whole_words).is_some_and(|word| word.starts_with(last)));
-    }
-    first.argv == ordered
+    (0..=SCRIPT_WORDS_MAX).any(|before| is_started_as(first, &ordered, before))
+}
+
+/// What the kernel puts before a script's own path: its interpreter and one argument, five times at most, if the interpreter is a
+/// script as well. Source: Linux, fs/exec.c (`exec_binprm`), fs/binfmt_script.c.
+const SCRIPT_WORDS_MAX: usize = 10;
+
+/// Whether the listed arguments, `before` words of interpreters aside, are those that were ordered. A script's first argument is the
+/// path by which it was found.
+fn is_started_as(first: &Execution, ordered: &[String], before: usize) -> bool {
+    let file_name = |path: &str| path.rsplit('/').next().map(str::to_owned);
+    let (Some([program, listed @ ..]), [ordered_program, ordered @ ..]) = (first.argv.get(before..), ordered) else {
+        return false;
+    };
+    let same_program = match before {
+        0 => program == ordered_program,
+        _ => [program, &first.binary.name].iter().all(|path| file_name(path) == file_name(ordered_program)),
+    };
+    let same_arguments = match listed.split_last() {
+        Some((last, whole)) if first.argv_cut => {
+            ordered.get(..whole.len()) == Some(whole)
+                && ordered.get(whole.len()).is_some_and(|word| word.starts_with(last.as_str()))
+        }
+        None if first.argv_cut => true,
+        _ => listed == ordered,
+    };
+    same_program && same_arguments
 }

@@ -2,7 +2,7 @@
 
 use kiln_formats::job::Profile;
 use kiln_formats::record::Exit;
-use kiln_formats::runtime_trace::{RuntimeTrace, Timing};
+use kiln_formats::runtime_trace::{Execution, RuntimeTrace, Timing};
 use kiln_formats::statement::{Statement, Subject};
 use kiln_verifier::{Gate, verify};
 use serde_json::json;
@@ -22,6 +22,26 @@ fn stated(change: impl Fn(&mut Statement<RuntimeTrace>) + 'static) -> Plan {
         }
     };
     Plan { trace: Box::new(trace), ..Plan::default() }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// The first step's program is a script, as the kernel tells of it, edited.
+fn script(change: impl Fn(&mut Execution) + 'static) -> Plan {
+    traced(move |t| {
+        let first = &mut t.monitor_log.process[0];
+        first.argv = words(&["/usr/bin/env", "-S", "/usr/bin/make", "unpack"]);
+        first.binary.name = "/usr/bin/make".into();
+        change(first);
+    })
+}
+
+#[test]
+fn a_script_is_told_with_its_interpreter() {
+    let verdict = verify(&script(|_| ()).seal(), &anchors());
+    assert!(verdict.passed(), "{:?}", verdict.findings);
 }
 
 fn of_profile(profile: Profile) -> Plan {
@@ -52,6 +72,28 @@ fn traces_are_whole_and_of_their_step() {
         ("another step", traced(|t| t.monitored_process.event = "x".into()), gate, "trace", "monitoredProcess"),
         ("a connection", traced(move |t| t.monitor_log.network = Some(vec![connection()])), gate, "trace", "network"),
         ("silent about the network", traced(|t| t.monitor_log.network = None), gate, "trace", "network"),
+        ("nothing executed", traced(|t| t.monitor_log.process.clear()), gate, "trace", "begin with the job's program"),
+        (
+            "another script",
+            script(|first| first.argv = words(&["/bin/sh", "/work/src/other", "unpack"])),
+            gate,
+            "trace",
+            "begin with the job's program",
+        ),
+        (
+            "a script of another file",
+            script(|first| first.binary.name = "/work/src/other".into()),
+            gate,
+            "trace",
+            "begin with the job's program",
+        ),
+        (
+            "a script with other arguments",
+            script(|first| first.argv.push("x".into())),
+            gate,
+            "trace",
+            "begin with the job's program",
+        ),
         (
             "another program first",
             traced(|t| drop(t.monitor_log.process.remove(0))),
@@ -122,6 +164,6 @@ fn the_verdict_tells_what_the_steps_did() {
     assert_eq!(build.executions[1].argv, ["cc", "-DX=1"]);
     assert_eq!((build.denials[0].layer.clone(), build.denials[0].count), (name("seccomp"), 2));
     // A step that lies is not told of.
-    let lying = verify(&traced(|t| t.monitor_log.network = None).seal(), &anchors());
+    let lying = verify(&traced(|t| t.monitor_log.process.clear()).seal(), &anchors());
     assert!(lying.steps.is_empty());
 }
