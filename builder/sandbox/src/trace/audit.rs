@@ -144,6 +144,17 @@ pub(super) fn status() -> io::Result<Status> {
     Control::open()?.status()
 }
 
+/// How many sockets on this machine hear audit's records, ours among them. Source: net/netlink/af_netlink.c, netlink_native_seq_show.
+pub(super) fn hearers() -> io::Result<usize> {
+    let table = std::fs::read_to_string("/proc/net/netlink")?;
+    let hears = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (protocol, groups) = (fields.next(), fields.nth(1).and_then(|groups| u32::from_str_radix(groups, 16).ok()));
+        protocol == Some("9") && groups.is_some_and(|groups| groups & READLOG != 0)
+    };
+    Ok(table.lines().filter(hears).count())
+}
+
 /// Has records made for what steps execute and are refused. Dropped, no more are.
 #[derive(Debug)]
 pub(crate) struct Rules {
