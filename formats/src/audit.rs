@@ -15,6 +15,7 @@ mod registers;
 mod render;
 mod search;
 mod state;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -23,6 +24,7 @@ use serde::Serialize;
 
 pub use diff::{Change, Difference, diff};
 pub use render::{json, text};
+pub use summary::{Differing, Group, Summary, summarise};
 
 use crate::boot::Boot;
 use crate::digest::Sha256Digest;

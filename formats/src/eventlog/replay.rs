@@ -2,7 +2,7 @@
 
 use super::decode::startup_locality;
 use super::{Event, EventLog, EventType};
-use crate::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
+use crate::pcr::{Bank, BankDigest, PCR_COUNT, PcrIndex, PcrValues};
 
 /// The locality of an H-CRTM sequence. Source: TPM 2.0 Library part 1, section 17.9.2.
 const HCRTM_LOCALITY: u8 = 4;
@@ -10,7 +10,8 @@ const HCRTM_LOCALITY: u8 = 4;
 /// Register values in the making. It knows the two rules that are not an extend: where PCR 0 starts, and what a dynamic launch
 /// resets.
 pub(crate) struct Fold {
-    values: PcrValues,
+    /// By bank and register; `None` where nothing was touched. A plain table: a hostile log extends half a million times.
+    values: Vec<Option<BankDigest>>,
     banks: Vec<Bank>,
     launched: bool,
 }
@@ -18,13 +19,12 @@ pub(crate) struct Fold {
 impl Fold {
     /// Registers at their reset values in `banks`; PCR 0 at the locality that the log announces.
     pub(crate) fn new(banks: Vec<Bank>, locality: Option<u8>) -> Self {
-        let mut values = PcrValues::new();
+        let values = vec![None; Bank::ALL.len() * usize::from(PCR_COUNT)];
+        let mut fold = Self { values, banks, launched: false };
         if let (Some(locality), Ok(pcr0)) = (locality, PcrIndex::new(0)) {
-            for bank in &banks {
-                values.set(pcr0, BankDigest::started_at(*bank, locality));
-            }
+            fold.set(pcr0, |bank| BankDigest::started_at(bank, locality));
         }
-        Self { values, banks, launched: false }
+        fold
     }
 
     /// Extends one register. A dynamic launch sets its registers to zero before its first event.
@@ -36,24 +36,39 @@ impl Fold {
     ) {
         if event_type == Some(EventType::HASH_START) && index.is_dynamic() && !self.launched {
             self.launched = true;
-            self.reset_dynamic();
+            PcrIndex::all().filter(|index| index.is_dynamic()).for_each(|index| self.set(index, BankDigest::zero));
         }
         for digest in digests {
-            self.values.extend(index, &digest);
+            let bank = digest.bank();
+            if let Some(value) = self.values.get_mut(place(bank, index)) {
+                *value = value.unwrap_or_else(|| BankDigest::reset(bank, index)).extend(&digest);
+            }
         }
     }
 
     pub(crate) fn finish(self) -> PcrValues {
-        self.values
+        let mut values = PcrValues::new();
+        for (bank, index) in Bank::ALL.into_iter().flat_map(|bank| PcrIndex::all().map(move |index| (bank, index))) {
+            if let Some(value) = self.values.get(place(bank, index)).copied().flatten() {
+                values.set(index, value);
+            }
+        }
+        values
     }
 
-    fn reset_dynamic(&mut self) {
+    /// Puts a register at a value in every bank of the log.
+    fn set(&mut self, index: PcrIndex, value: impl Fn(Bank) -> BankDigest) {
         for bank in &self.banks {
-            for index in PcrIndex::all().filter(|index| index.is_dynamic()) {
-                self.values.set(index, BankDigest::zero(*bank));
+            if let Some(slot) = self.values.get_mut(place(*bank, index)) {
+                *slot = Some(value(*bank));
             }
         }
     }
+}
+
+/// A register's place in the table.
+fn place(bank: Bank, index: PcrIndex) -> usize {
+    (bank as usize) * usize::from(PCR_COUNT) + usize::from(index.get())
 }
 
 /// What an event says of the locality from which PCR 0 starts.

@@ -148,7 +148,7 @@ fn write_tag(f: &mut fmt::Formatter<'_>, tag: &Tag<'_>) -> fmt::Result {
         Some(name) => f.write_str(name)?,
         None => write!(f, "tag {:#010x}", tag.id)?,
     }
-    match text::utf16_text(tag.data).or_else(|| text::ascii_text(tag.data).map(str::to_owned)) {
+    match text::ascii_text(tag.data).map(str::to_owned).or_else(|| text::utf16_text(tag.data)) {
         Some(words) => write!(f, " ({})", inert(&words)),
         None => write!(f, " ({} bytes)", tag.data.len()),
     }
