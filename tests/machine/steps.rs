@@ -29,7 +29,7 @@ fn the_trace_lists_what_ran() {
     assert_eq!(log["network"], json!([]));
     assert_eq!(log["process"][0]["argv"], json!(["cc", "-O1", "-o", "hello", "/inputs/hello.c"]));
     let processes = log["process"].as_array().unwrap();
-    for program in ["/cc1", "/as", "/collect2"] {
+    for program in ["/cc1", "-as", "/collect2"] {
         let ran = processes.iter().find(|ran| ran["binary"]["name"].as_str().unwrap().ends_with(program));
         let ran = ran.unwrap_or_else(|| panic!("no {program} in {log}"));
         assert_eq!(ran["binary"]["digest"]["sha256"].as_str().unwrap().len(), 64);

@@ -110,7 +110,7 @@ fn is_started_as(first: &Execution, ordered: &[String], before: usize) -> bool {
     };
     let same_program = match before {
         0 => program == ordered_program,
-        _ => [program, &first.binary.name].iter().all(|path| file_name(path) == file_name(ordered_program)),
+        _ => file_name(program) == file_name(ordered_program),
     };
     let same_arguments = match listed.split_last() {
         Some((last, whole)) if first.argv_cut => {

@@ -81,13 +81,6 @@ fn traces_are_whole_and_of_their_step() {
             "begin with the job's program",
         ),
         (
-            "a script of another file",
-            script(|first| first.binary.name = "/work/src/other".into()),
-            gate,
-            "trace",
-            "begin with the job's program",
-        ),
-        (
             "a script with other arguments",
             script(|first| first.argv.push("x".into())),
             gate,
