@@ -1,4 +1,4 @@
-//! The tree keeps its promises: small files that say what they are, `unsafe` in two places, nothing of the machine it was
+//! The tree keeps its promises: small files that say what they are, `unsafe` in few places, nothing of the machine it was
 //! written on.
 
 #![expect(clippy::unwrap_used, reason = "what a helper cannot do fails its test")]
@@ -10,7 +10,7 @@ use std::process::Command;
 /// No source file is longer, in lines.
 const LINES_MAX: usize = 500;
 /// Where `unsafe` may stand.
-const UNSAFE: [&str; 2] = ["builder/sandbox/src/sys.rs", "init/src/sys.rs"];
+const UNSAFE: [&str; 3] = ["builder/sandbox/src/sys.rs", "builder/sandbox/src/sys/mount.rs", "init/src/sys.rs"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
@@ -51,7 +51,7 @@ fn files_are_small_and_say_what_they_are() {
 }
 
 #[test]
-fn unsafe_stands_in_two_files_only() {
+fn unsafe_stands_in_few_files_only() {
     for (name, text) in sources() {
         let used = text.lines().any(uses_unsafe);
         assert!(!used || UNSAFE.contains(&name.as_str()), "{name} uses unsafe");

@@ -1,7 +1,11 @@
 //! cgroup v2: the limits of a step, its accounts, and the one sure way to kill all of it.
 //!
 //! Limits exist before the step's first process, which is cloned into the cgroup. Every file written is read back.
-//! Source: Documentation/admin-guide/cgroup-v2.rst. Absent: `io.max`, which needs the device of each backing store.
+//! Source: Documentation/admin-guide/cgroup-v2.rst.
+//!
+//! Absent: `memory.high`, under which a step crawls until its time is over instead of being told that its memory is; and
+//! `cpu.weight`, because all steps of a caller are one cgroup to the scheduler beside the caller's own and weigh as much as one
+//! process of it, however many they start.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +24,11 @@ use crate::outcome::Usage;
 use crate::policy::Limits;
 
 /// Controllers that the limits of a step need.
-const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+pub(crate) const CONTROLLERS: [&str; 4] = ["cpu", "io", "memory", "pids"];
+/// Block devices of one machine that a limit is set for.
+const DEVICES_MAX: usize = 256;
+/// The machine's whole block devices, each with a file `dev`. Source: Documentation/ABI/stable/sysfs-block.
+const DEVICES: &str = "/sys/block";
 /// Period of `cpu.max` in microseconds (the kernel's default).
 const CPU_PERIOD_US: u64 = 100_000;
 /// How long a killed step may take to be gone: long enough for the kernel to free the memory of the largest one.
@@ -42,6 +50,8 @@ pub enum Error {
     NoController { controller: &'static str },
     #[error("cgroup: cannot {operation} {file}")]
     File { operation: &'static str, file: String, source: io::Error },
+    #[error("the machine has more than {DEVICES_MAX} block devices")]
+    Devices,
     #[error("cgroup: {file} was set to {set:?} and reads {read:?}")]
     Differs { file: String, set: String, read: String },
     #[error("cgroup {path} still has processes {waited_ms} ms after it was killed")]
@@ -117,22 +127,31 @@ pub(crate) struct Cgroup {
 
 impl Cgroup {
     fn limit(&self, limits: &Limits) -> Result<(), Error> {
-        self.set("memory.max", &limits.memory_bytes.to_string())?;
-        self.set("memory.oom.group", "1")?;
-        self.set("pids.max", &limits.pids.to_string())?;
+        for (file, value) in expected(limits) {
+            self.set(file, &value)?;
+        }
         // Without swap support there is no such file, and nowhere to swap to.
         for file in ["memory.swap.max", "memory.zswap.max"] {
             if self.directory.join(file).exists() {
                 self.set(file, "0")?;
             }
         }
-        match limits.cpu_percent {
-            Some(percent) => {
-                let quota = u64::from(percent) * CPU_PERIOD_US / 100;
-                self.set("cpu.max", &format!("{quota} {CPU_PERIOD_US}"))
-            }
+        match limits.io_bytes_per_second {
+            Some(bytes) => devices()?.iter().try_for_each(|device| self.limit_device(device, bytes)),
             None => Ok(()),
         }
+    }
+
+    /// Limits both directions of one device, `major:minor`.
+    fn limit_device(&self, device: &str, bytes: u64) -> Result<(), Error> {
+        let path = self.directory.join("io.max");
+        let set = format!("{device} rbps={bytes} wbps={bytes}");
+        write_file(&path, &set)?;
+        let read = read_file(&path)?;
+        if read.lines().any(|line| line.starts_with(&format!("{set} "))) {
+            return Ok(());
+        }
+        Err(Error::Differs { file: "io.max".into(), set, read })
     }
 
     fn set(&self, file: &str, value: &str) -> Result<(), Error> {
@@ -155,6 +174,7 @@ impl Cgroup {
         let names = [
             "cgroup.max.descendants",
             "cpu.max",
+            "io.max",
             "memory.max",
             "memory.oom.group",
             "memory.swap.max",
@@ -268,6 +288,11 @@ pub fn remove_abandoned(pid: u32) -> Result<(), Error> {
     fs::remove_dir(&parent).map_err(|source| file_error("remove", &parent, source))
 }
 
+/// The controllers that cgroup v2 has on this machine, in one line.
+pub(crate) fn controllers() -> Result<String, Error> {
+    read_file(&mount_point()?.join("cgroup.controllers"))
+}
+
 /// The cgroup of all steps of the caller with this process id.
 fn parent_of(pid: u32) -> String {
     format!("/kiln-{pid}")
@@ -288,6 +313,39 @@ fn mount_point() -> Result<PathBuf, Error> {
             (right.split(' ').next() == Some("cgroup2")).then(|| left.split(' ').nth(4).map(PathBuf::from))?
         })
         .ok_or(Error::NotMounted)
+}
+
+/// What the interface files of every step hold, beside swap and `io.max`.
+pub(crate) fn expected(limits: &Limits) -> Vec<(&'static str, String)> {
+    let quota = limits.cpu_percent.map(|percent| (u64::from(percent) * CPU_PERIOD_US / 100).to_string());
+    vec![
+        ("memory.max", limits.memory_bytes.to_string()),
+        ("memory.oom.group", "1".to_owned()),
+        ("pids.max", limits.pids.to_string()),
+        ("cpu.max", format!("{} {CPU_PERIOD_US}", quota.as_deref().unwrap_or("max"))),
+    ]
+}
+
+/// Whether `io.max` holds this limit for every device that it names, or names none if there is no limit. That it names every
+/// device of the machine was seen when it was written.
+pub(crate) fn limited_to(io_max: &str, bytes: Option<u64>) -> bool {
+    let Some(bytes) = bytes else { return io_max.is_empty() };
+    let limit = [format!("rbps={bytes}"), format!("wbps={bytes}")];
+    io_max.lines().all(|line| limit.iter().all(|wanted| line.split_whitespace().any(|word| word == wanted)))
+}
+
+/// The whole block devices of the machine, as `major:minor`.
+fn devices() -> Result<Vec<String>, Error> {
+    let directory = Path::new(DEVICES);
+    let failed = |source| file_error("list", directory, source);
+    let entries = fs::read_dir(directory).map_err(failed)?.take(DEVICES_MAX + 1);
+    let paths =
+        entries.map(|entry| Ok(entry.map_err(failed)?.path().join("dev"))).collect::<Result<Vec<_>, Error>>()?;
+    if paths.len() > DEVICES_MAX {
+        return Err(Error::Devices);
+    }
+    // A path of a device with several has no number of its own and no queue.
+    paths.iter().filter(|path| path.exists()).map(|path| read_file(path)).collect()
 }
 
 /// Adds up one account of `io.stat`: lines of `major:minor name=number ...`.
@@ -353,5 +411,21 @@ mod tests {
             8:0 rbytes=90430464 wbytes=299008000 rios=8950 wios=1252 dbytes=50331648 dios=3021\n7:0 \n";
         assert_eq!((io_sum(text, "rbytes"), io_sum(text, "wbytes")), (91_889_664, 613_781_504));
         assert_eq!(io_sum("", "rbytes"), 0);
+    }
+
+    #[test]
+    fn a_device_without_its_limit_is_noticed() {
+        let one = "254:0 rbps=1000 wbps=1000 riops=max wiops=max";
+        assert!(limited_to(one, Some(1000)) && limited_to("", None) && limited_to("", Some(1000)));
+        assert!(!limited_to(one, Some(100)) && !limited_to(one, None));
+        assert!(!limited_to(&format!("{one}\n7:0 rbps=1000 wbps=max riops=max wiops=max"), Some(1000)));
+    }
+
+    #[test]
+    fn devices_have_numbers() {
+        let number = |text: &String| {
+            text.split_once(':').is_some_and(|(a, b)| a.parse::<u32>().is_ok() && b.parse::<u32>().is_ok())
+        };
+        assert!(devices().expect("sysfs").iter().all(number));
     }
 }

@@ -18,6 +18,8 @@ pub struct Enforced {
     pub mounts: Vec<MountFact>,
     /// `/proc/PID/status` of the waiting step.
     pub process: ProcessFacts,
+    /// What else the kernel says about the waiting step.
+    pub surroundings: Surroundings,
     /// The same of the sandbox init: always another user, no capabilities and a filter of its own.
     pub init: ProcessFacts,
     /// Soft and hard limits, as in `/proc/PID/limits`.
@@ -32,18 +34,54 @@ pub struct Enforced {
     pub seccomp_sha256: String,
 }
 
-/// One line of the step's mount table.
+/// One mount that the step sees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MountFact {
     /// Where.
     pub target: String,
-    /// Per-mount options, as the kernel prints them.
-    pub options: String,
+    /// The kernel's number for it, never used twice.
+    pub id: u64,
+    /// On which other mount it is; for `/`, one that the step cannot see.
+    pub parent: u64,
+    /// What of its file system it shows.
+    pub root: String,
+    /// `ro` or `rw`, `nosuid`, `nodev`, `noexec`. None propagates in any direction: all are private.
+    pub attributes: Vec<String>,
     /// File system type.
     pub kind: String,
     /// Device number of the file system, `major:minor`.
     pub device: String,
+    /// Whether the whole file system is read-only.
+    pub read_only: bool,
+    /// The file system's own options.
+    pub options: String,
+    /// How owners are shown, each `first shown, first on disk, count` in numbers of users; empty: as on disk.
+    pub owners: Vec<String>,
+}
+
+/// Where the step stands and how the kernel treats it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Surroundings {
+    /// Users of its user namespace: `inside outside count`.
+    pub uid_map: String,
+    /// Groups, likewise.
+    pub gid_map: String,
+    /// What its clocks add to the machine's, in seconds.
+    pub clock_offsets: BTreeMap<String, i64>,
+    /// Its session is its own: the id of the main process.
+    pub session_is_own: bool,
+    /// `Umask`, octal.
+    pub umask: String,
+    /// Signals that it ignores or blocks, as bits.
+    pub signals_held: u64,
+    /// `personality`, hexadecimal.
+    pub personality: String,
+    /// Scheduling policy (0: the ordinary one) and nice value.
+    pub scheduling: (i64, i64),
+    /// Readiness to be killed for memory: 0 is ordinary.
+    pub oom_score_adj: String,
 }
 
 /// Identity and privileges of a process.
@@ -86,6 +124,8 @@ pub struct Confirmed {
     pub memfd_noexec: String,
     /// `user.max_*_namespaces` of the step's user namespace.
     pub namespaces_max: BTreeMap<String, String>,
+    /// Its host name.
+    pub hostname: String,
     /// Whether the step has a session keyring of its own; `false`: this kernel has no keyrings.
     pub own_keyring: bool,
 }

@@ -14,6 +14,7 @@ mod cgroup;
 pub mod collect;
 mod enforced;
 mod filter;
+mod kernel;
 mod launcher;
 mod layer;
 mod outcome;
@@ -28,7 +29,7 @@ pub mod verity;
 mod view;
 
 pub use cgroup::{Error as CgroupError, remove_abandoned};
-pub use enforced::{CgroupFacts, Confirmed, Enforced, Landlock, MountFact, ProcessFacts};
+pub use enforced::{CgroupFacts, Confirmed, Enforced, Landlock, MountFact, ProcessFacts, Surroundings};
 #[cfg(feature = "mutation")]
 pub use filter::time_installation as time_filter_installation;
 pub use launcher::{Error as SpawnError, Launcher};

@@ -1,6 +1,10 @@
 //! Compares what the kernel shows of the waiting step with what was ordered. The step has executed nothing yet; the first
 //! difference is the end of it.
 
+mod seen;
+mod surroundings;
+pub(crate) mod table;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -8,15 +12,17 @@ use std::io;
 use thiserror::Error;
 
 use crate::cgroup::{self, Cgroup};
-use crate::enforced::{Confirmed, Enforced, MountFact, ProcessFacts};
+use crate::enforced::{Confirmed, Enforced, ProcessFacts};
 use crate::filter::{self, Filter};
 use crate::layer::{Layer, Requirements};
 use crate::policy::{INIT_HOST_ID, Policy};
+use crate::running::Space;
+use crate::stage::{LOCKED_BYTES, PENDING_SIGNALS, STACK_BYTES};
 use crate::trace::Sources;
-use crate::view::{Attributes, Place};
+use crate::view::{self, Identity, Place};
 
 /// All namespaces of a process. Source: namespaces(7).
-const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+pub(crate) const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
 /// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE and the locks of all four. Source: include/uapi/linux/securebits.h.
 const SECUREBITS: u32 = 0b1110_1111;
 /// Bytes of one procfs file of a step that has run nothing.
@@ -46,6 +52,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A mount could not be looked up.
+    #[error(transparent)]
+    View(#[from] view::Error),
     /// The cgroup could not be read.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
@@ -55,6 +64,8 @@ pub enum Error {
 pub(crate) struct Ordered<'a> {
     pub(crate) policy: &'a Policy,
     pub(crate) places: &'a [Place],
+    /// What the image and the policy's trees are, in their order.
+    pub(crate) identities: &'a [Identity],
     pub(crate) requirements: &'a Requirements,
     pub(crate) filter: &'a Filter,
     pub(crate) cgroup: &'a Cgroup,
@@ -62,24 +73,31 @@ pub(crate) struct Ordered<'a> {
     pub(crate) sources: Option<Sources>,
 }
 
-/// Reads everything back and compares it.
-pub(crate) fn check(pid: i32, init: i32, confirmed: Confirmed, ordered: &Ordered<'_>) -> Result<Enforced, Error> {
+/// Reads everything back and compares it. Returns the file systems that the step can fill, too.
+pub(crate) fn check(
+    pid: i32,
+    init: i32,
+    confirmed: Confirmed,
+    ordered: &Ordered<'_>,
+) -> Result<(Enforced, Vec<Space>), Error> {
     let process = process(pid, ordered.policy.host_id(), filter::PROGRAMS, ordered.requirements)?;
     let init = self::process(init, INIT_HOST_ID, filter::PROGRAMS, &Requirements::all())?;
+    let (mounts, spaces) = seen::check(pid, ordered)?;
     let enforced = Enforced {
         given_up: ordered.requirements.given_up().clone(),
         namespaces: namespaces(pid)?,
-        mounts: mounts(pid, ordered)?,
+        mounts,
         process,
+        surroundings: surroundings::check(pid, ordered)?,
         init,
-        process_limits: process_limits(pid, ordered.policy)?,
+        process_limits: process_limits(pid, ordered)?,
         descriptors: descriptors(pid, ordered)?,
         cgroup: cgroup(pid, ordered)?,
         confirmed: confirm(confirmed, ordered)?,
         seccomp_sha256: hex::encode(ordered.filter.digest()),
     };
     trace(ordered)?;
-    Ok(enforced)
+    Ok((enforced, spaces))
 }
 
 fn expect<T: std::fmt::Debug + PartialEq>(layer: Layer, what: &str, found: &T, expected: &T) -> Result<(), Error> {
@@ -149,59 +167,7 @@ fn process(pid: i32, id: u32, filters: usize, requirements: &Requirements) -> Re
     })
 }
 
-/// The step sees exactly the planned mounts, in any order, each with the planned attributes and no propagation.
-fn mounts(pid: i32, ordered: &Ordered<'_>) -> Result<Vec<MountFact>, Error> {
-    let text = read(&format!("/proc/{pid}/mountinfo"))?;
-    let mut facts = Vec::new();
-    for line in text.lines() {
-        let (fact, propagates) = mount_line(line).ok_or_else(|| Error::NotEnforced {
-            layer: Layer::View,
-            what: "a line of mountinfo".into(),
-            found: line.into(),
-            expected: "proc(5)".into(),
-        })?;
-        expect(Layer::View, &format!("propagation of {}", fact.target), &propagates, &false)?;
-        facts.push(fact);
-    }
-    let mut found: Vec<&str> = facts.iter().map(|fact| fact.target.as_str()).collect();
-    let mut planned: Vec<&str> = ordered.places.iter().map(|place| place.target.as_str()).collect();
-    found.sort_unstable();
-    planned.sort_unstable();
-    expect(Layer::View, "the mount table", &found, &planned)?;
-    for (place, fact) in
-        ordered.places.iter().flat_map(|p| facts.iter().filter(|f| f.target == p.target).map(move |f| (p, f)))
-    {
-        let has = |option: &str| fact.options.split(',').any(|word| word == option);
-        let Attributes { read_only, no_devices, no_exec } = place.kind.attributes();
-        for (option, wanted) in
-            [("ro", read_only), ("rw", !read_only), ("nosuid", true), ("nodev", no_devices), ("noexec", no_exec)]
-        {
-            expect(Layer::View, &format!("{option} of {}", fact.target), &has(option), &wanted)?;
-        }
-    }
-    Ok(facts)
-}
-
-/// One line of mountinfo, and whether it has propagation tags. Source: proc_pid_mountinfo(5).
-fn mount_line(line: &str) -> Option<(MountFact, bool)> {
-    let (left, right) = line.split_once(" - ")?;
-    let mut fields = left.split(' ').skip(2);
-    let device = fields.next()?.to_owned();
-    let target = unescape(fields.nth(1)?);
-    let options = fields.next()?.to_owned();
-    let kind = right.split(' ').next()?.to_owned();
-    let idle = |tag: &str| tag.is_empty();
-    Some((MountFact { target, options, kind, device }, !fields.all(idle)))
-}
-
-/// Undoes the octal escapes of space, tab, newline and backslash.
-fn unescape(text: &str) -> String {
-    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
-        .iter()
-        .fold(text.to_owned(), |text, (escaped, plain)| text.replace(escaped, plain))
-}
-
-fn process_limits(pid: i32, policy: &Policy) -> Result<BTreeMap<String, (String, String)>, Error> {
+fn process_limits(pid: i32, ordered: &Ordered<'_>) -> Result<BTreeMap<String, (String, String)>, Error> {
     let text = read(&format!("/proc/{pid}/limits"))?;
     let mut found = BTreeMap::new();
     for line in text.lines().skip(1) {
@@ -209,13 +175,24 @@ fn process_limits(pid: i32, policy: &Policy) -> Result<BTreeMap<String, (String,
         let column = |from: usize, to: usize| line.get(from..to.min(line.len())).unwrap_or("").trim().to_owned();
         found.insert(column(0, 26), (column(26, 47), column(47, 68)));
     }
+    if !ordered.requirements.require(Layer::ProcessLimits) {
+        return Ok(found);
+    }
     let same = |value: u64| (value.to_string(), value.to_string());
+    let none = || ("unlimited".to_owned(), "unlimited".to_owned());
     for (name, expected) in [
         ("Max core file size", same(0)),
-        ("Max file size", same(policy.limits.file_bytes)),
-        ("Max open files", same(policy.limits.open_files)),
+        ("Max file size", same(ordered.policy.limits.file_bytes)),
+        ("Max open files", same(ordered.policy.limits.open_files)),
+        ("Max stack size", (STACK_BYTES.0.to_string(), STACK_BYTES.1.to_string())),
+        ("Max locked memory", same(LOCKED_BYTES)),
+        ("Max pending signals", same(PENDING_SIGNALS)),
         ("Max realtime priority", same(0)),
+        ("Max nice priority", same(0)),
         ("Max msgqueue size", same(0)),
+        ("Max cpu time", none()),
+        ("Max data size", none()),
+        ("Max address space", none()),
     ] {
         expect(Layer::ProcessLimits, name, &found.get(name), &Some(&expected))?;
     }
@@ -241,13 +218,11 @@ fn cgroup(pid: i32, ordered: &Ordered<'_>) -> Result<crate::enforced::CgroupFact
     let facts = ordered.cgroup.facts()?;
     if ordered.requirements.require(Layer::Limits) {
         let limits = &ordered.policy.limits;
-        for (file, value) in [
-            ("memory.max", limits.memory_bytes.to_string()),
-            ("pids.max", limits.pids.to_string()),
-            ("memory.oom.group", "1".to_owned()),
-        ] {
+        for (file, value) in cgroup::expected(limits) {
             expect(Layer::Limits, file, &facts.files.get(file), &Some(&value))?;
         }
+        let limited = facts.files.get("io.max").map(|text| cgroup::limited_to(text, limits.io_bytes_per_second));
+        expect(Layer::Limits, "io.max as ordered, for every device", &limited, &Some(true))?;
     }
     Ok(facts)
 }
@@ -265,6 +240,7 @@ fn trace(ordered: &Ordered<'_>) -> Result<(), Error> {
 fn confirm(confirmed: Confirmed, ordered: &Ordered<'_>) -> Result<Confirmed, Error> {
     let require = |layer| ordered.requirements.require(layer);
     expect(Layer::Landlock, "ruleset in force", &confirmed.landlock.is_some(), &require(Layer::Landlock))?;
+    expect(Layer::Namespaces, "host name", &confirmed.hostname, &ordered.policy.hostname)?;
     if require(Layer::Capabilities) {
         expect(Layer::Capabilities, "securebits", &confirmed.securebits, &SECUREBITS)?;
     }
@@ -278,20 +254,4 @@ fn confirm(confirmed: Confirmed, ordered: &Ordered<'_>) -> Result<Confirmed, Err
         }
     }
     Ok(confirmed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mount_line_is_read_with_its_tags() {
-        let line = "36 35 98:0 /mnt1 /a\\040b ro,nosuid,relatime master:1 - ext3 /dev/root rw,errors=continue";
-        let (fact, propagates) = mount_line(line).expect("a line of the manual page");
-        assert!(propagates);
-        assert_eq!((fact.target.as_str(), fact.device.as_str(), fact.kind.as_str()), ("/a b", "98:0", "ext3"));
-        let private = line.replace(" master:1", "");
-        assert!(!mount_line(&private).expect("without tags").1);
-        assert!(mount_line("36 35").is_none());
-    }
 }

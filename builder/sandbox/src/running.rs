@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::fstatvfs;
 use rustix::process::{Signal, pidfd_send_signal};
 use thiserror::Error;
 
@@ -45,7 +46,26 @@ pub struct Step {
     limits: Limits,
     enforced: Enforced,
     pid: i32,
+    spaces: Vec<Space>,
     watch: Option<Watch>,
+}
+
+/// A file system that a step can fill. Held open, because the step's own mounts are gone before they are asked.
+#[derive(Debug)]
+pub(crate) struct Space {
+    /// Where in the step's view.
+    pub(crate) target: String,
+    /// What is mounted there.
+    pub(crate) at: OwnedFd,
+}
+
+impl Space {
+    /// Whether no block or no file is left for a step.
+    fn is_full(&self) -> io::Result<bool> {
+        let space = fstatvfs(&self.at)?;
+        // Where files are not counted, there are 0 of 0.
+        Ok(space.f_bavail == 0 || (space.f_files > 0 && space.f_favail == 0))
+    }
 }
 
 /// What a step is when it has just been let go.
@@ -61,6 +81,7 @@ pub(crate) struct Started {
     pub(crate) enforced: Enforced,
     /// The main process's id.
     pub(crate) pid: i32,
+    pub(crate) spaces: Vec<Space>,
     /// `None` if the trace was given up.
     pub(crate) watch: Option<Watch>,
 }
@@ -93,7 +114,7 @@ struct Heard {
 
 impl Step {
     pub(crate) fn new(started: Started) -> Self {
-        let Started { control, init, main, cgroup, limits, enforced, pid, watch } = started;
+        let Started { control, init, main, cgroup, limits, enforced, pid, spaces, watch } = started;
         Self {
             control,
             init,
@@ -104,6 +125,7 @@ impl Step {
             limits,
             enforced,
             pid,
+            spaces,
             watch,
         }
     }
@@ -137,9 +159,20 @@ impl Step {
         self.cgroup.kill_and_wait(Some(self.init.as_fd()))?;
         let heard = heard?;
         let usage = self.cgroup.usage(self.started.elapsed().as_millis() as u64)?;
-        let exit = judge(&heard, self.killed.load(Ordering::SeqCst), &usage).ok_or(Error::Lost)?;
+        let full = self.full().map_err(|source| Error::Wait { source })?;
+        let exit = judge(&heard, self.killed.load(Ordering::SeqCst), &usage, full).ok_or(Error::Lost)?;
         let trace = self.watch.take().map(|watch| watch.finish(&usage)).transpose()?;
         Ok(Outcome { exit, usage, enforced: self.enforced.clone(), trace })
+    }
+
+    /// Where no block or no file is left, now that the step is dead and has closed what it had removed.
+    fn full(&self) -> io::Result<Option<&str>> {
+        for space in &self.spaces {
+            if space.is_full()? {
+                return Ok(Some(&space.target));
+            }
+        }
+        Ok(None)
     }
 
     /// Takes in reports until the sandbox init is gone or the time is over.
@@ -205,11 +238,12 @@ impl Drop for Step {
 }
 
 /// Names the end. `None`: no cause that we know of.
-fn judge(heard: &Heard, killed: bool, usage: &Usage) -> Option<Exit> {
+fn judge(heard: &Heard, killed: bool, usage: &Usage, full: Option<&str>) -> Option<Exit> {
     if heard.timeout {
         return Some(Exit::Timeout { in_grace: heard.status.is_some() });
     }
-    if killed {
+    // What had exited before was not killed.
+    if killed && !heard.status.is_some_and(|status| libc::WIFEXITED(status)) {
         return Some(Exit::Killed);
     }
     if let Some(errno) = heard.not_executed {
@@ -219,11 +253,12 @@ fn judge(heard: &Heard, killed: bool, usage: &Usage) -> Option<Exit> {
     let (code, signal) = (libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status)), libc::WTERMSIG(status));
     Some(match code {
         Some(0) => Exit::Code { code: 0 },
-        _ if usage.oom_kills > 0 => Exit::OutOfMemory,
-        _ if usage.pids_refused > 0 => Exit::PidLimit { code },
-        Some(code) => Exit::Code { code },
         None if signal == libc::SIGSYS => Exit::PolicyViolation,
         None if signal == libc::SIGXFSZ => Exit::FileLimit,
+        _ if usage.oom_kills > 0 => Exit::OutOfMemory,
+        _ if usage.pids_refused > 0 => Exit::PidLimit { code },
+        _ if let Some(target) = full => Exit::DiskLimit { target: target.to_owned(), code },
+        Some(code) => Exit::Code { code },
         None => Exit::Signal { signal },
     })
 }
@@ -251,22 +286,47 @@ mod tests {
 
     #[test]
     fn every_end_has_its_name() {
+        let judge = |heard: &Heard, killed, usage: &Usage| judge(heard, killed, usage, None);
         let code = |code| Some(Exit::Code { code });
+        let none = usage(0, 0);
         assert_eq!(judge(&ended(0), false, &usage(0, 5)), code(0));
-        assert_eq!(judge(&ended(3 << 8), false, &usage(0, 0)), code(3));
+        assert_eq!(judge(&ended(3 << 8), false, &none), code(3));
         assert_eq!(judge(&ended(3 << 8), false, &usage(0, 1)), Some(Exit::PidLimit { code: Some(3) }));
         assert_eq!(judge(&ended(9), false, &usage(1, 0)), Some(Exit::OutOfMemory));
-        assert_eq!(judge(&ended(11), false, &usage(0, 0)), Some(Exit::Signal { signal: 11 }));
-        assert_eq!(judge(&ended(31), false, &usage(0, 0)), Some(Exit::PolicyViolation));
+        assert_eq!(judge(&ended(11), false, &none), Some(Exit::Signal { signal: 11 }));
+        assert_eq!(judge(&ended(31), false, &usage(0, 1)), Some(Exit::PolicyViolation));
+        assert_eq!(judge(&ended(25), false, &none), Some(Exit::FileLimit));
         assert_eq!(judge(&Heard::default(), false, &usage(1, 0)), Some(Exit::OutOfMemory));
-        assert_eq!(judge(&Heard::default(), true, &usage(0, 0)), Some(Exit::Killed));
-        assert_eq!(judge(&Heard::default(), false, &usage(0, 0)), None);
-        assert_eq!(judge(&ended(25), false, &usage(0, 0)), Some(Exit::FileLimit));
-        let late = Heard { timeout: true, ..ended(0) };
-        assert_eq!(judge(&late, false, &usage(0, 0)), Some(Exit::Timeout { in_grace: true }));
-        let late = Heard { timeout: true, ..Heard::default() };
-        assert_eq!(judge(&late, true, &usage(1, 0)), Some(Exit::Timeout { in_grace: false }));
+        assert_eq!(judge(&Heard::default(), false, &none), None);
         let missing = Heard { not_executed: Some(2), ..ended(1 << 8) };
-        assert_eq!(judge(&missing, false, &usage(0, 0)), Some(Exit::NotExecutable { errno: 2 }));
+        assert_eq!(judge(&missing, false, &none), Some(Exit::NotExecutable { errno: 2 }));
+    }
+
+    #[test]
+    fn a_timeout_says_whether_the_step_took_the_grace() {
+        let late = |heard| Heard { timeout: true, ..heard };
+        let timeout = |in_grace| Some(Exit::Timeout { in_grace });
+        assert_eq!(judge(&late(ended(0)), false, &usage(0, 0), None), timeout(true));
+        assert_eq!(judge(&late(Heard::default()), true, &usage(1, 0), None), timeout(false));
+    }
+
+    #[test]
+    fn what_had_exited_was_not_killed() {
+        let none = usage(0, 0);
+        assert_eq!(judge(&Heard::default(), true, &none, None), Some(Exit::Killed));
+        assert_eq!(judge(&ended(9), true, &none, None), Some(Exit::Killed));
+        assert_eq!(judge(&ended(0), true, &none, None), Some(Exit::Code { code: 0 }));
+    }
+
+    #[test]
+    fn a_full_disk_is_the_cause_only_of_a_failure() {
+        let judge = |status, usage: &Usage| judge(&ended(status), false, usage, Some("/tmp"));
+        let full = |code| Some(Exit::DiskLimit { target: "/tmp".into(), code });
+        assert_eq!(judge(0, &usage(0, 0)), Some(Exit::Code { code: 0 }));
+        assert_eq!(judge(1 << 8, &usage(0, 0)), full(Some(1)));
+        // A mapped file that has no block left.
+        assert_eq!(judge(7, &usage(0, 0)), full(None));
+        assert_eq!(judge(1 << 8, &usage(1, 0)), Some(Exit::OutOfMemory));
+        assert_eq!(judge(1 << 8, &usage(0, 1)), Some(Exit::PidLimit { code: Some(1) }));
     }
 }

@@ -1,13 +1,18 @@
 //! Every system call that neither nix nor rustix offers as a safe function, each as one small safe function.
 //!
-//! Promises: this is the only file of the package with `unsafe`; one operation a block, each with the clause that makes it sound.
+//! Promises: this file and those below it are the only ones of the package with `unsafe`; one operation a block, each with the
+//! clause that makes it sound.
 //! Absent: policy. Nothing here decides anything.
 #![expect(unsafe_code, reason = "the package's only place for raw system calls")]
+
+mod mount;
 
 use std::fs::{File, read_dir};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+pub(crate) use mount::{LSMT_ROOT, attr, list_mounts, mount_setattr, stat_mount};
 
 /// `CLONE_INTO_CGROUP`: libc's constant overflows to 0 on glibc targets (rust-lang/libc issue 3584), so we have our own.
 /// Source: include/uapi/linux/sched.h.
@@ -119,51 +124,6 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// `struct mount_attr`. Source: include/uapi/linux/mount.h.
-#[repr(C)]
-struct MountAttr {
-    attr_set: u64,
-    attr_clr: u64,
-    propagation: u64,
-    userns_fd: u64,
-}
-
-/// `MOUNT_ATTR_*`. Source: include/uapi/linux/mount.h.
-pub(crate) mod attr {
-    /// Nothing below is writable.
-    pub(crate) const RDONLY: u64 = 0x1;
-    /// Set-user-id bits have no effect.
-    pub(crate) const NOSUID: u64 = 0x2;
-    /// Device nodes cannot be opened.
-    pub(crate) const NODEV: u64 = 0x4;
-    /// Nothing can be executed.
-    pub(crate) const NOEXEC: u64 = 0x8;
-    /// Owners are mapped through a user namespace.
-    pub(crate) const IDMAP: u64 = 0x0010_0000;
-}
-
-/// `mount_setattr(2)` on one mount (not its children): adds `set`, and maps owners through `owners` if given.
-pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64, owners: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let attr = MountAttr {
-        attr_set: set | if owners.is_some() { attr::IDMAP } else { 0 },
-        attr_clr: 0,
-        propagation: 0,
-        userns_fd: owners.map_or(0, |fd| fd.as_raw_fd() as u64),
-    };
-    // SAFETY: the path is a C string of length 0, `attr` outlives the call and its size is given.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attr,
-            size_of::<MountAttr>(),
-        )
-    };
-    check(result)
-}
-
 /// `close_range(2)` from `first` up. Only for a process that is about to become something else: it closes what others own.
 pub(crate) fn close_from(_: &SingleThread, first: u32) -> io::Result<()> {
     // SAFETY: takes plain integers. No Rust value that holds such a descriptor is used or dropped afterwards: the callers
@@ -184,12 +144,35 @@ pub(crate) fn join_empty_keyring() -> io::Result<bool> {
     }
 }
 
-/// Gives every signal its default disposition: ignored ones would survive execve.
+/// Gives every signal its default disposition: ignored ones would survive execve. Asks the kernel itself, because libc keeps its
+/// own two signals (32 and 33) out of reach.
 pub(crate) fn reset_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is a valid disposition; SIGKILL, SIGSTOP and libc's own signals answer EINVAL, which changes nothing.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// `_NSIG`. Source: arch/x86/include/uapi/asm/signal.h.
+    const SIGNALS: libc::c_int = 64;
+    // Handler, flags, restorer and mask of the kernel's `struct sigaction`: SIG_DFL, none, none, none.
+    let default = [0_u64; 4];
+    for signal in 1..=SIGNALS {
+        let (new, old, mask_bytes) = (&raw const default, std::ptr::null::<u64>(), size_of::<u64>());
+        // SAFETY: the kernel reads one sigaction, which outlives the call; SIGKILL and SIGSTOP answer EINVAL, and change nothing.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, old, mask_bytes) };
     }
+}
+
+/// Back to the ordinary scheduling policy, whatever the caller has.
+pub(crate) fn ordinary_scheduling() -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: pid 0 is the caller itself; the kernel reads one sched_param, which outlives the call.
+    check(libc::c_long::from(unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) }))
+}
+
+/// The newest Landlock ABI of this kernel.
+pub(crate) fn landlock_abi() -> io::Result<libc::c_long> {
+    /// `LANDLOCK_CREATE_RULESET_VERSION`. Source: include/uapi/linux/landlock.h.
+    const VERSION: libc::c_uint = 1;
+    // SAFETY: with this flag the kernel takes a null attribute of size 0 and only answers a number.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) };
+    check(abi)?;
+    Ok(abi)
 }
 
 /// Lets the kernel reap this process's children.

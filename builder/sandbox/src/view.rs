@@ -8,11 +8,16 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::policy::{Access, Policy, Temporary};
+use crate::policy::{Access, Policy, Proc, Temporary};
+use crate::sys::attr;
 
 /// Bytes and files of `/dev/shm`: what POSIX semaphores and multiprocess Python need; charged to the step's memory.
 pub(crate) const SHM_BYTES_MAX: u64 = 64 << 20;
 pub(crate) const SHM_INODES_MAX: u64 = 1024;
+
+/// What [`Proc::Masked`] adds: what tools ask about the machine, the same for every process on it, none of it writable. Not
+/// here: interrupts, keys, symbols, settings, devices, the network.
+pub(crate) const PROC_FILES: [&str; 7] = ["cpuinfo", "filesystems", "loadavg", "meminfo", "stat", "uptime", "version"];
 
 /// One mount of the view.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +48,10 @@ pub(crate) enum Kind {
     Temporary { size_bytes_max: u64, inodes_max: u64 },
     /// Directories for mount points that the image lacks; read-only once they are used.
     Scaffold { points: Vec<Point> },
-    /// `/proc`: processes only.
+    /// `/proc`: processes, and what is in a [`Kind::ProcFile`].
     Proc,
+    /// One of [`PROC_FILES`], at its place in `/proc`.
+    ProcFile,
     /// `/dev`: null, zero, full, random, urandom.
     Devices,
     /// `/dev/shm`.
@@ -74,13 +81,22 @@ pub(crate) struct Attributes {
     pub(crate) no_exec: bool,
 }
 
+impl Attributes {
+    /// As `MOUNT_ATTR_*`.
+    pub(crate) fn bits(self) -> u64 {
+        let bit = |on, bit| if on { bit } else { 0 };
+        let Self { read_only, no_devices, no_exec } = self;
+        attr::NOSUID | bit(read_only, attr::RDONLY) | bit(no_devices, attr::NODEV) | bit(no_exec, attr::NOEXEC)
+    }
+}
+
 impl Kind {
     /// Every mount is also `nosuid`.
     pub(crate) fn attributes(&self) -> Attributes {
         let (read_only, no_devices, no_exec) = match self {
             Self::Root | Self::Tree { access: TreeAccess::ReadOnly, .. } => (true, true, false),
             Self::Tree { access: TreeAccess::ReadWrite, .. } | Self::Temporary { .. } => (false, true, false),
-            Self::Scaffold { .. } | Self::Proc => (true, true, true),
+            Self::Scaffold { .. } | Self::Proc | Self::ProcFile => (true, true, true),
             Self::Devices => (true, false, true),
             Self::SharedMemory => (false, true, true),
         };
@@ -146,13 +162,29 @@ pub(crate) fn plan(policy: &Policy, root: BorrowedFd<'_>, trees: &[OwnedFd]) -> 
     places.sort_by(|a, b| a.target.cmp(&b.target));
     places.insert(0, Place { target: "/".into(), kind: Kind::Root, make: false });
     for (target, kind) in [("/proc", Kind::Proc), ("/dev", Kind::Devices)] {
-        if !exists(root, target)? {
+        if lookup(root, target, OFlags::PATH | OFlags::DIRECTORY)?.is_none() {
             return Err(Error::Missing { target: target.into() });
         }
         places.push(Place { target: target.into(), kind, make: false });
     }
     places.push(Place { target: "/dev/shm".into(), kind: Kind::SharedMemory, make: false });
+    if policy.proc == Proc::Masked {
+        let file = |name| Place { target: format!("/proc/{name}"), kind: Kind::ProcFile, make: false };
+        places.extend(PROC_FILES.map(file));
+    }
     Ok(places)
+}
+
+/// What tells a file from every other: device and inode number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity(u64, u64);
+
+impl Identity {
+    /// Of a file, or of what a mount shows.
+    pub(crate) fn of(file: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let stat = statat(file, "", AtFlags::EMPTY_PATH)?;
+        Ok(Self(stat.st_dev, stat.st_ino))
+    }
 }
 
 fn is_below(target: &str, place: &str) -> bool {
@@ -167,8 +199,8 @@ fn covered_by_mount(policy: &Policy, target: &str) -> bool {
     policy.mounts.iter().any(|mount| is_below(target, &mount.target))
 }
 
-/// Looks `target` up in the image without following any link.
-fn lookup(root: BorrowedFd<'_>, target: &str, flags: OFlags) -> Result<Option<OwnedFd>, Error> {
+/// Looks `target` up in a view without following any link.
+pub(crate) fn lookup(root: BorrowedFd<'_>, target: &str, flags: OFlags) -> Result<Option<OwnedFd>, Error> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(root, target, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
         Ok(found) => Ok(Some(found)),

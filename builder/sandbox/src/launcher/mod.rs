@@ -14,17 +14,18 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open};
 use thiserror::Error;
 
-use crate::cgroup::{self, Cgroup, Hierarchy};
+use crate::cgroup::{self, Hierarchy};
 use crate::enforced::Enforced;
 use crate::filter::{Filter, StepFilters};
+use crate::kernel::{self, Missing};
 use crate::layer::{Layer, Requirements};
 use crate::policy::{Policy, VIEW_ID};
 use crate::readback::{self, Ordered};
-use crate::running::{Started, Step};
+use crate::running::{Space, Started, Step};
 use crate::sys::{self, Forked, SingleThread};
 use crate::trace::{self, Rules, Sources, Watch};
-use crate::view::Place;
-use crate::{tree, view};
+use crate::tree;
+use crate::view::{self, Identity, Place};
 
 use channel::{Channel, Received};
 use order::{AGAIN, DESCRIPTORS_MAX, Failed, GO, ORDER_BYTES_MAX, Order, REPORT_BYTES_MAX, Reply, Report};
@@ -45,6 +46,8 @@ const FORBIDDEN_PAUSE: Duration = Duration::from_millis(20);
 pub enum Error {
     #[error("the launcher must be started while the process has one thread; it has {count}")]
     Threads { count: usize },
+    #[error("layer {layer} cannot be had: {what}")]
+    Unavailable { layer: Layer, what: &'static str },
     #[error("cannot start the launcher")]
     Start { source: io::Error },
     #[error("the system call filter does not compile")]
@@ -73,6 +76,12 @@ pub enum Error {
     Trace(#[from] trace::Error),
 }
 
+impl From<Missing> for Error {
+    fn from(Missing { layer, what }: Missing) -> Self {
+        Self::Unavailable { layer, what }
+    }
+}
+
 impl From<Failed> for Error {
     fn from(Failed { layer, operation, errno }: Failed) -> Self {
         Self::Setup { layer, operation, errno }
@@ -95,7 +104,7 @@ impl Launcher {
     /// Starts a launcher that insists on every layer.
     ///
     /// # Errors
-    /// [`Error::Threads`] if another thread exists; [`Error::Cgroup`] if the machine has no cgroup v2 with cpu, memory and pids.
+    /// [`Error::Threads`] if another thread exists; [`Error::Unavailable`] if the kernel cannot give a layer.
     pub fn start() -> Result<Self, Error> {
         Self::start_with(Requirements::all())
     }
@@ -107,6 +116,7 @@ impl Launcher {
     pub fn start_with(requirements: Requirements) -> Result<Self, Error> {
         let start = |source| Error::Start { source };
         let alone = SingleThread::prove().map_err(start)?.map_err(|count| Error::Threads { count })?;
+        kernel::check(&requirements)?;
         let listened = !requirements.left_out().contains(&Layer::Trace);
         let filters = StepFilters::compile(listened).map_err(|source| Error::Filter { source })?;
         let rules = requirements.require(Layer::Trace).then(Watch::prepare).transpose()?;
@@ -126,14 +136,20 @@ impl Launcher {
     /// Blocks for the set-up. May be called from several threads.
     ///
     /// # Errors
-    /// Whatever kept the step from starting; [`Error::ReadBack`] names the layer that the kernel did not confirm.
+    /// Whatever kept the step from starting; [`Error::Unavailable`] if the kernel lets nobody be traced and the profile is for
+    /// that; [`Error::ReadBack`] names the layer that the kernel did not confirm.
     pub fn spawn(&self, policy: &Policy, stdout: OwnedFd, stderr: OwnedFd) -> Result<Step, Error> {
+        kernel::check_profile(policy.profile)?;
         let detach = |target: &str, source: &crate::policy::Source| {
             tree::detach(source).map_err(|source| Error::Source { target: target.to_owned(), source })
         };
         let root = detach("/", &policy.root)?;
         let trees = policy.mounts.iter().map(|m| detach(&m.target, &m.source)).collect::<Result<Vec<OwnedFd>, _>>()?;
         let places = view::plan(policy, root.as_fd(), &trees)?;
+        let identities = std::iter::once(&root).chain(&trees).map(|tree| Identity::of(tree.as_fd()));
+        let identities = identities
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| Error::Source { target: "/".into(), source: source.into() })?;
         let cgroup = self.hierarchy.create(&policy.limits)?;
         let (control, far) = Channel::pair_with_sender().map_err(|source| Error::Channel { with: "step", source })?;
         let order = Order::new(policy, places, &self.requirements);
@@ -146,10 +162,20 @@ impl Launcher {
         let (init, pidfd) = self.order(&order, &descriptors)?;
         // From here on only the step and its init hold the other ends.
         drop((far, stdout, stderr, root, trees));
-        let (enforced, pid, main) = self.prepare(&control, init, policy, &order, &cgroup, watch.as_mut())?;
+        let ordered = Ordered {
+            policy,
+            places: &order.places,
+            identities: &identities,
+            requirements: &self.requirements,
+            filter: self.filters.of(policy.profile),
+            cgroup: &cgroup,
+            sources: None,
+        };
+        let Checked { enforced, spaces, main, pid } = prepare(&control, init, ordered, watch.as_mut())?;
         watch.iter_mut().for_each(Watch::begin);
         control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
-        Ok(Step::new(Started { control, init: pidfd, main, cgroup, limits: policy.limits, enforced, pid, watch }))
+        let limits = policy.limits;
+        Ok(Step::new(Started { control, init: pidfd, main, cgroup, limits, enforced, pid, spaces, watch }))
     }
 
     fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(i32, OwnedFd), Error> {
@@ -168,56 +194,6 @@ impl Launcher {
             (Reply::Started { .. }, None) => Err(Error::OutOfTurn),
             (Reply::Failed(failed), _) => Err(failed.into()),
         }
-    }
-
-    /// Leads the step to the point before execve and checks it there. Returns what was confirmed, and the main process.
-    fn prepare(
-        &self,
-        control: &Channel,
-        init: i32,
-        policy: &Policy,
-        order: &Order,
-        cgroup: &Cgroup,
-        mut watch: Option<&mut Watch>,
-    ) -> Result<(Enforced, i32, OwnedFd), Error> {
-        let deadline = Instant::now() + SETUP_TIMEOUT;
-        let (mut step, mut retired, mut confirmed) = (None, false, None);
-        let (step, confirmed) = loop {
-            let Received { message, sender, descriptors } = hear(control, deadline)?;
-            match (message, sender) {
-                (Report::Unmapped, Some(sender)) if step.is_none() && sender != init => {
-                    map_user(sender, policy.host_id())?;
-                    control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
-                    step = Some(sender);
-                }
-                (Report::Listening, sender) if step.is_some() && sender == step => {
-                    let watch = watch.as_mut().ok_or(Error::OutOfTurn)?;
-                    watch.listen(descriptors.into_iter().next().ok_or(Error::OutOfTurn)?);
-                }
-                (Report::Ready(ready), sender) if step.is_some() && sender == step => confirmed = Some(*ready),
-                (Report::Retired, Some(sender)) if sender == init => retired = true,
-                (Report::Failed(failed), _) => return Err(failed.into()),
-                _ => return Err(Error::OutOfTurn),
-            }
-            if let (Some(step), true) = (step, retired)
-                && let Some(confirmed) = confirmed.take()
-            {
-                break (step, confirmed);
-            }
-        };
-        let filter = self.filters.of(policy.profile);
-        let places = &order.places;
-        let sources = match watch {
-            Some(watch) => Some(sources(watch, control, step, places, confirmed.landlock.is_some())?),
-            None => None,
-        };
-        let ordered = Ordered { policy, places, requirements: &self.requirements, filter, cgroup, sources };
-        let enforced = readback::check(step, init, confirmed, &ordered)?;
-        // The step waits for the caller, so its pid is still its own.
-        let main = Pid::from_raw(step).ok_or(Error::OutOfTurn)?;
-        let main = pidfd_open(main, PidfdFlags::empty())
-            .map_err(|source| Error::Channel { with: "step", source: source.into() })?;
-        Ok((enforced, step, main))
     }
 }
 
@@ -256,6 +232,58 @@ fn sources(
         }
     }
     Ok(Sources { filter: watch.is_listening(), landlock: is_heard, executions })
+}
+
+/// A step that waits before execve and was found to be confined as ordered.
+struct Checked {
+    enforced: Enforced,
+    spaces: Vec<Space>,
+    main: OwnedFd,
+    pid: i32,
+}
+
+/// Leads the step to the point before execve and checks it there.
+fn prepare(
+    control: &Channel,
+    init: i32,
+    mut ordered: Ordered<'_>,
+    mut watch: Option<&mut Watch>,
+) -> Result<Checked, Error> {
+    let deadline = Instant::now() + SETUP_TIMEOUT;
+    let (mut step, mut retired, mut confirmed) = (None, false, None);
+    let (step, confirmed) = loop {
+        let Received { message, sender, descriptors } = hear(control, deadline)?;
+        match (message, sender) {
+            (Report::Unmapped, Some(sender)) if step.is_none() && sender != init => {
+                map_user(sender, ordered.policy.host_id())?;
+                control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
+                step = Some(sender);
+            }
+            (Report::Listening, sender) if step.is_some() && sender == step => {
+                let watch = watch.as_mut().ok_or(Error::OutOfTurn)?;
+                watch.listen(descriptors.into_iter().next().ok_or(Error::OutOfTurn)?);
+            }
+            (Report::Ready(ready), sender) if step.is_some() && sender == step => confirmed = Some(*ready),
+            (Report::Retired, Some(sender)) if sender == init => retired = true,
+            (Report::Failed(failed), _) => return Err(failed.into()),
+            _ => return Err(Error::OutOfTurn),
+        }
+        if let (Some(step), true) = (step, retired)
+            && let Some(confirmed) = confirmed.take()
+        {
+            break (step, confirmed);
+        }
+    };
+    if let Some(watch) = watch {
+        let landlock = confirmed.landlock.is_some();
+        ordered.sources = Some(sources(watch, control, step, ordered.places, landlock)?);
+    }
+    let (enforced, spaces) = readback::check(step, init, confirmed, &ordered)?;
+    // The step waits for the caller, so its pid is still its own.
+    let main = Pid::from_raw(step).ok_or(Error::OutOfTurn)?;
+    let main = pidfd_open(main, PidfdFlags::empty())
+        .map_err(|source| Error::Channel { with: "step", source: source.into() })?;
+    Ok(Checked { enforced, spaces, main, pid: step })
 }
 
 /// The next report and who sent it.

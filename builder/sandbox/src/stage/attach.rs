@@ -1,20 +1,26 @@
 //! Builds the view from detached mounts: attributes first, then the place, so that there never is a writable window.
+//!
+//! A masked `/proc` is a whole procfs at first. Each file that a step may see is mounted on itself, and then the file system is
+//! told to show processes only (`subset=pid`). What was not mounted on can no longer be looked up, by any name and for whoever
+//! asks; what was, is found, because a mount point stays in the kernel's cache of names. So the list says what is there, not
+//! what is hidden, and a file that a later kernel adds is not there. Source: proc_lookup and proc_reconfigure in fs/proc.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_reconfigure, fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree,
+    unmount,
 };
 use rustix::process::{fchdir, pivot_root};
 
 use super::{At, Handed, Staged};
 use crate::layer::Layer::View;
-use crate::sys::{attr, mount_setattr};
+use crate::sys::mount_setattr;
 use crate::tree::tmpfs;
-use crate::view::{Attributes, Kind, Place, Point, SHM_BYTES_MAX, SHM_INODES_MAX, TreeAccess};
+use crate::view::{Kind, Place, Point, SHM_BYTES_MAX, SHM_INODES_MAX, TreeAccess};
 
 /// Where the launcher's empty root has a place for the view.
 const VIEW: &str = "/view";
@@ -24,22 +30,27 @@ const DEVICES: &str = "/dev";
 /// Makes the view and moves into it; nothing of the launcher's mount table is left.
 pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
     let root = handed.descriptors.trees.first().ok_or(Errno::INVAL).at(View, "the image's tree")?;
-    mount_setattr(root.as_fd(), bits(Kind::Root.attributes()), None).at(View, "mount_setattr of the image")?;
+    mount_setattr(root.as_fd(), Kind::Root.attributes().bits(), None).at(View, "mount_setattr of the image")?;
     attach(root.as_fd(), CWD, VIEW).at(View, "move_mount of the image")?;
-    let mut scaffolds = Vec::new();
+    let (mut scaffolds, mut proc) = (Vec::new(), None);
     for place in handed.order.places.iter().filter(|place| place.kind != Kind::Root) {
-        let mount = prepare(place, handed)?;
+        let mount = prepare(place, root.as_fd(), handed)?;
         if place.make {
             make_point(root, &place.target, mount.as_fd())?;
         }
         let at = open_point(root.as_fd(), &place.target).at(View, &format!("mount point {}", place.target))?;
         attach(mount.as_fd(), at.as_fd(), "").at(View, &format!("move_mount to {}", place.target))?;
-        if let Kind::Scaffold { .. } = place.kind {
-            scaffolds.push((mount, place.kind.attributes()));
+        match place.kind {
+            Kind::Scaffold { .. } => scaffolds.push((mount, place.kind.attributes())),
+            Kind::Proc => proc = Some(mount),
+            _ => {}
         }
     }
+    if let Some(proc) = proc {
+        show_processes_only(proc.as_fd()).at(View, "subset=pid")?;
+    }
     for (mount, attributes) in scaffolds {
-        mount_setattr(mount.as_fd(), bits(attributes), None).at(View, "mount_setattr of a scaffold")?;
+        mount_setattr(mount.as_fd(), attributes.bits(), None).at(View, "mount_setattr of a scaffold")?;
     }
     fchdir(root).at(View, "fchdir to the view")?;
     // The same directory twice stacks the old root on the new one, from where it is taken off at once (pivot_root(2), NOTES).
@@ -48,21 +59,26 @@ pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
     rustix::process::chdir("/").at(View, "chdir")
 }
 
-/// A procfs of the current pid namespace, attached nowhere. `subset`: processes only, and of those only one's own.
-pub(crate) fn proc(subset: bool) -> Result<OwnedFd, Errno> {
+/// A new, whole procfs of the current pid namespace, attached nowhere; of its processes, one sees those that one may trace.
+pub(crate) fn proc() -> Result<OwnedFd, Errno> {
     let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    if subset {
-        fsconfig_set_string(context.as_fd(), "subset", "pid")?;
-        fsconfig_set_string(context.as_fd(), "hidepid", "ptraceable")?;
-    }
+    fsconfig_set_string(context.as_fd(), "hidepid", "ptraceable")?;
     fsconfig_create(context.as_fd())?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
-/// The detached mount of a place, with its attributes set (a scaffold is still writable).
-fn prepare(place: &Place, handed: &Handed<'_>) -> Staged<OwnedFd> {
+/// Takes everything but processes, and what is mounted on, out of a procfs.
+fn show_processes_only(proc: BorrowedFd<'_>) -> Result<(), Errno> {
+    let context = fspick(proc, "", FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH)?;
+    fsconfig_set_string(context.as_fd(), "subset", "pid")?;
+    fsconfig_reconfigure(context.as_fd())
+}
+
+/// The detached mount of a place, with its attributes set (a scaffold is still writable). A file of `/proc` is itself.
+fn prepare(place: &Place, root: BorrowedFd<'_>, handed: &Handed<'_>) -> Staged<OwnedFd> {
     let what = |operation: &str| format!("{operation} of {}", place.target);
-    let set = bits(place.kind.attributes());
+    let set = place.kind.attributes().bits();
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let (mount, set, owners) = match &place.kind {
         Kind::Root => return Err(Errno::INVAL).at(View, "a second root"),
         Kind::Tree { number, access: TreeAccess::ReadOnly | TreeAccess::ReadWrite } => {
@@ -78,20 +94,16 @@ fn prepare(place: &Place, handed: &Handed<'_>) -> Staged<OwnedFd> {
             points.iter().try_for_each(|point| make(mount.as_fd(), point)).at(View, &what("mount points"))?;
             (mount, 0, None)
         }
-        Kind::Proc => (proc(true).at(View, &what("procfs"))?, set, None),
-        Kind::Devices => {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            (open_tree(CWD, DEVICES, flags).at(View, &what("open_tree"))?, set, None)
+        Kind::Proc => (proc().at(View, &what("procfs"))?, set, None),
+        Kind::ProcFile => {
+            let flags = flags | OpenTreeFlags::AT_EMPTY_PATH;
+            let file = open_point(root, &place.target).at(View, &what("lookup"))?;
+            (open_tree(file.as_fd(), "", flags).at(View, &what("open_tree"))?, set, None)
         }
+        Kind::Devices => (open_tree(CWD, DEVICES, flags).at(View, &what("open_tree"))?, set, None),
     };
     mount_setattr(mount.as_fd(), set, owners).at(View, &what("mount_setattr"))?;
     Ok(mount)
-}
-
-fn bits(attributes: Attributes) -> u64 {
-    let Attributes { read_only, no_devices, no_exec } = attributes;
-    let bit = |on, bit| if on { bit } else { 0 };
-    attr::NOSUID | bit(read_only, attr::RDONLY) | bit(no_devices, attr::NODEV) | bit(no_exec, attr::NOEXEC)
 }
 
 fn memory(size_bytes_max: u64, inodes_max: u64, mode: &str) -> std::io::Result<OwnedFd> {

@@ -87,6 +87,8 @@ fn prepare(handed: &Handed<'_>) -> Staged<()> {
         sys::loopback_up().at(Layer::Namespaces, "loopback")?;
     }
     start_clocks_at_zero(handed.proc)?;
+    // What the caller is protected from must not protect a step: the kernel would not kill it for memory.
+    set(handed.proc, "self/oom_score_adj", "0").at(Layer::Process, "oom_score_adj")?;
     for stream in [&handed.descriptors.stdout, &handed.descriptors.stderr] {
         own_pipe(stream, handed.order.host_id).at(Layer::Process, "fchown of an output pipe")?;
     }

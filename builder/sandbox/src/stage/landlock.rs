@@ -100,7 +100,10 @@ fn rules(order: &Order) -> Vec<(&str, BitFlags<AccessFs>)> {
                 Kind::SharedMemory => read | change,
                 Kind::Devices => read | AccessFs::WriteFile,
                 // Under the rule of the root.
-                Kind::Tree { access: TreeAccess::ReadOnly, .. } | Kind::Scaffold { .. } | Kind::Proc => return None,
+                Kind::Tree { access: TreeAccess::ReadOnly, .. }
+                | Kind::Scaffold { .. }
+                | Kind::Proc
+                | Kind::ProcFile => return None,
             };
             Some((place.target.as_str(), rights))
         })

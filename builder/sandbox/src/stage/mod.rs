@@ -20,7 +20,8 @@ use crate::sys::{self, SingleThread};
 
 pub(crate) use attach::proc;
 pub(crate) use init::run;
-pub(crate) use step::drop_bounding_set;
+pub(crate) use landlock::PINNED_NUMBER as LANDLOCK_ABI;
+pub(crate) use step::{LOCKED_BYTES, PENDING_SIGNALS, STACK_BYTES, drop_bounding_set};
 
 /// What the launcher hands to the process it cloned.
 #[derive(Debug)]

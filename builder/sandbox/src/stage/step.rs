@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, setrlimit, setsid, umask};
+use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, setpriority_process, setrlimit, setsid, umask};
 use rustix::thread::{
     CapabilitiesSecureBits, CapabilitySet, CapabilitySets, capabilities_secure_bits, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities, set_capabilities_secure_bits, set_no_new_privs,
@@ -28,11 +28,11 @@ use crate::sys::{self, SingleThread};
 /// Namespaces that a step may create none of. Source: namespaces(7), `/proc/sys/user`.
 const NAMESPACES: [&str; 8] = ["user", "pid", "uts", "ipc", "net", "mnt", "cgroup", "time"];
 /// Stack: soft as usual, hard what gcc raises it to.
-const STACK_BYTES: (u64, u64) = (8 << 20, 64 << 20);
+pub(crate) const STACK_BYTES: (u64, u64) = (8 << 20, 64 << 20);
 /// Memory that can be locked: what a kernel gives by default (`RLIMIT_MEMLOCK` before Linux 5.16).
-const LOCKED_BYTES: u64 = 64 << 10;
+pub(crate) const LOCKED_BYTES: u64 = 64 << 10;
 /// Signals that can be pending.
-const PENDING_SIGNALS: u64 = 1024;
+pub(crate) const PENDING_SIGNALS: u64 = 1024;
 
 /// Runs the step process to its end.
 pub(super) fn run(handed: Handed<'_>) -> ! {
@@ -57,7 +57,9 @@ pub(super) fn run(handed: Handed<'_>) -> ! {
 /// Everything up to the capabilities, while the set-up's descriptors are still open.
 fn confine(order: &Order, descriptors: &Descriptors, proc: &OwnedFd) -> Staged<Confirmed> {
     let own_keyring = new_process(descriptors)?;
-    process_limits(order).at(Layer::ProcessLimits, "setrlimit")?;
+    if order.require(Layer::ProcessLimits) {
+        process_limits(order).at(Layer::ProcessLimits, "setrlimit")?;
+    }
     unshare(CloneFlags::CLONE_NEWUSER).at(Layer::Namespaces, "unshare of user")?;
     descriptors.control.send(&Report::Unmapped, &[]).at(Layer::Identity, "asking for the user")?;
     wait_for_go(&descriptors.control)?;
@@ -70,7 +72,9 @@ fn confine(order: &Order, descriptors: &Descriptors, proc: &OwnedFd) -> Staged<C
         }
     }
     let memfd_noexec = super::read(proc, "sys/vm/memfd_noexec").at(Layer::AnonymousExec, "vm.memfd_noexec")?;
-    Ok(Confirmed { landlock: None, securebits: 0, memfd_noexec, namespaces_max, own_keyring })
+    let names = rustix::system::uname();
+    let hostname = names.nodename().to_string_lossy().into_owned();
+    Ok(Confirmed { landlock: None, securebits: 0, memfd_noexec, namespaces_max, own_keyring, hostname })
 }
 
 /// Identity, capabilities and descriptors. Returns the control socket, the only descriptor left beside the standard three.
@@ -123,26 +127,32 @@ fn new_process(descriptors: &Descriptors) -> Staged<bool> {
     nix::unistd::dup2_stderr(&descriptors.stderr).at(Layer::Process, "stderr")?;
     umask(Mode::from_raw_mode(0o022));
     nix::sys::signal::SigSet::empty().thread_set_mask().at(Layer::Process, "signal mask")?;
+    setpriority_process(None, 0).at(Layer::Process, "setpriority")?;
+    sys::ordinary_scheduling().at(Layer::Process, "sched_setscheduler")?;
     nix::sys::personality::set(nix::sys::personality::Persona::empty()).at(Layer::Process, "personality")?;
     sys::join_empty_keyring().at(Layer::Process, "KEYCTL_JOIN_SESSION_KEYRING")
 }
 
 fn process_limits(order: &Order) -> Result<(), Errno> {
-    let same = |value| (value, value);
+    let same = |value| (Some(value), Some(value));
+    // Limited by the cgroup, or not at all: the caller's own limits are not the step's. That on processes stays, because it
+    // counts a user's on the whole machine and cannot be raised by everyone who may start a step.
+    let none = (None, None);
     let limits = [
         (Resource::Core, same(0)),
         (Resource::Fsize, same(order.file_bytes)),
         (Resource::Nofile, same(order.open_files)),
-        (Resource::Stack, STACK_BYTES),
+        (Resource::Stack, (Some(STACK_BYTES.0), Some(STACK_BYTES.1))),
         (Resource::Memlock, same(LOCKED_BYTES)),
         (Resource::Msgqueue, same(0)),
         (Resource::Sigpending, same(PENDING_SIGNALS)),
         (Resource::Rtprio, same(0)),
         (Resource::Nice, same(0)),
+        (Resource::Cpu, none),
+        (Resource::Data, none),
+        (Resource::As, none),
     ];
-    limits.into_iter().try_for_each(|(resource, (soft, hard))| {
-        setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) })
-    })
+    limits.into_iter().try_for_each(|(resource, (current, maximum))| setrlimit(resource, Rlimit { current, maximum }))
 }
 
 /// All ids and no group.

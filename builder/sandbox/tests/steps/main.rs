@@ -14,6 +14,7 @@ mod leftovers;
 mod life;
 mod limits;
 mod mutations;
+mod profiles;
 mod trace;
 
 use std::path::Path;
@@ -28,7 +29,8 @@ fn main() {
     let probe = arguments.iter().skip_while(|argument| *argument != "--probe").nth(1);
     let named = |argument: &&String| !argument.starts_with('-') && Some(*argument) != probe;
     let name = arguments.iter().find(named).map_or("", String::as_str);
-    let mut all: Vec<Test> = [catalogue::TESTS, life::TESTS, leftovers::TESTS, mutations::TESTS, trace::TESTS].concat();
+    let mut all: Vec<Test> =
+        [catalogue::TESTS, life::TESTS, leftovers::TESTS, mutations::TESTS, profiles::TESTS, trace::TESTS].concat();
     if has("--limits") {
         all.extend(limits::TESTS);
     }

@@ -1,0 +1,130 @@
+//! The view, read back: exactly the planned mounts, each with its attributes, its file system and its source.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags, fstatvfs, openat};
+
+use super::table::{self, Mounted};
+use super::{Error, Ordered, expect};
+use crate::enforced::MountFact;
+use crate::layer::Layer::View;
+use crate::running::Space;
+use crate::sys::attr;
+use crate::view::{Identity, Kind, Place, SHM_BYTES_MAX, SHM_INODES_MAX, TreeAccess, lookup};
+
+/// `MS_PRIVATE`. Source: include/uapi/linux/mount.h.
+const PRIVATE: u64 = 1 << 18;
+/// `SB_RDONLY`, as `MS_RDONLY`. Source: as above.
+const SB_RDONLY: u32 = 1;
+/// The attributes that a policy decides about, and their names.
+const NAMED: [(u64, &str); 4] =
+    [(attr::RDONLY, "ro"), (attr::NOSUID, "nosuid"), (attr::NODEV, "nodev"), (attr::NOEXEC, "noexec")];
+
+/// Compares the whole mount table with the plan. Returns it, and the file systems that the step can fill.
+pub(super) fn check(pid: i32, ordered: &Ordered<'_>) -> Result<(Vec<MountFact>, Vec<Space>), Error> {
+    let path = format!("/proc/{pid}/ns/mnt");
+    let failed = |source| Error::Read { path: path.clone(), source };
+    let namespace = File::open(&path).map_err(failed)?;
+    let mounts = table::of(namespace).map_err(failed)?;
+    let mut found: Vec<&str> = mounts.iter().map(|mount| mount.target.as_str()).collect();
+    let mut planned: Vec<&str> = ordered.places.iter().map(|place| place.target.as_str()).collect();
+    found.sort_unstable();
+    planned.sort_unstable();
+    expect(View, "the mount table", &found, &planned)?;
+    let path = format!("/proc/{pid}/root");
+    let root = openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let root = root.map_err(|source| Error::Read { path, source: source.into() })?;
+    let mut spaces = Vec::new();
+    for (place, mount) in pairs(ordered.places, &mounts) {
+        mount_matches(place, mount, &mounts, ordered)?;
+        spaces.extend(source_matches(place, &root, ordered)?);
+    }
+    Ok((mounts.into_iter().map(fact).collect(), spaces))
+}
+
+fn pairs<'a>(places: &'a [Place], mounts: &'a [Mounted]) -> impl Iterator<Item = (&'a Place, &'a Mounted)> {
+    places
+        .iter()
+        .flat_map(|place| mounts.iter().filter(|mount| mount.target == place.target).map(move |mount| (place, mount)))
+}
+
+fn mount_matches(place: &Place, mount: &Mounted, mounts: &[Mounted], ordered: &Ordered<'_>) -> Result<(), Error> {
+    let what = |fact: &str| format!("{fact} of {}", place.target);
+    expect(View, &what("propagation"), &mount.propagation, &PRIVATE)?;
+    for (bit, name) in NAMED {
+        expect(View, &what(name), &(mount.attributes & bit != 0), &(place.kind.attributes().bits() & bit != 0))?;
+    }
+    let below = |path: &str| place.target.strip_prefix(path).is_some_and(|rest| path == "/" || rest.starts_with('/'));
+    let above = mounts.iter().filter(|other| other.target != place.target && below(&other.target));
+    if let Some(above) = above.max_by_key(|other| other.target.len()) {
+        expect(View, &what("parent"), &mount.parent, &above.id)?;
+    }
+    let owned = format!("0 {} 1", ordered.policy.host_id());
+    let owners = if place.is_tree() { vec![owned] } else { Vec::new() };
+    expect(View, &what("owner map"), &mount.owners, &owners)?;
+    match &place.kind {
+        Kind::Root | Kind::Tree { .. } => Ok(()),
+        Kind::Temporary { .. } | Kind::SharedMemory | Kind::Scaffold { .. } | Kind::Devices => {
+            expect(View, &what("file system"), &mount.kind.as_str(), &"tmpfs")
+        }
+        Kind::Proc | Kind::ProcFile => {
+            expect(View, &what("file system"), &mount.kind.as_str(), &"proc")?;
+            let shown = place.target.strip_prefix("/proc").filter(|name| !name.is_empty()).unwrap_or("/");
+            expect(View, &what("root"), &mount.root.as_str(), &shown)?;
+            for option in ["subset=pid", "hidepid=ptraceable"] {
+                let has = mount.options.split(',').any(|word| word == option);
+                expect(View, &what(option), &has, &true)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// What is mounted is what was handed over, or as large as was ordered. Returns it if the step can fill it.
+fn source_matches(place: &Place, root: &OwnedFd, ordered: &Ordered<'_>) -> Result<Option<Space>, Error> {
+    let number = match place.kind {
+        Kind::Root => Some(0),
+        Kind::Tree { number, .. } => Some(number),
+        _ => None,
+    };
+    let sizes = match place.kind {
+        Kind::Temporary { size_bytes_max, inodes_max } => Some((size_bytes_max, inodes_max)),
+        Kind::SharedMemory => Some((SHM_BYTES_MAX, SHM_INODES_MAX)),
+        Kind::Tree { access: TreeAccess::ReadWrite, .. } | Kind::Root => None,
+        _ if number.is_none() => return Ok(None),
+        _ => None,
+    };
+    let read = |source: rustix::io::Errno| Error::Read { path: place.target.clone(), source: source.into() };
+    let at = lookup(root.as_fd(), &place.target, OFlags::PATH)?;
+    let at = at.ok_or_else(|| read(rustix::io::Errno::NOENT))?;
+    if let Some(number) = number {
+        let found = Identity::of(at.as_fd()).map_err(read)?;
+        expect(View, &format!("source of {}", place.target), &Some(&found), &ordered.identities.get(number))?;
+    }
+    if let Some((bytes, inodes)) = sizes {
+        let found = fstatvfs(&at).map_err(read)?;
+        let blocks = bytes.div_ceil(found.f_frsize.max(1));
+        let expected = (blocks, inodes);
+        expect(View, &format!("size of {}", place.target), &(found.f_blocks, found.f_files), &expected)?;
+    }
+    let writable = place.kind.attributes().bits() & attr::RDONLY == 0;
+    Ok(writable.then(|| Space { target: place.target.clone(), at }))
+}
+
+fn fact(mount: Mounted) -> MountFact {
+    let writable = (mount.attributes & attr::RDONLY == 0).then_some("rw");
+    let named = NAMED.iter().filter(|(bit, _)| mount.attributes & bit != 0).map(|(_, name)| *name);
+    MountFact {
+        attributes: writable.into_iter().chain(named).map(str::to_owned).collect(),
+        device: format!("{}:{}", mount.device.0, mount.device.1),
+        read_only: mount.superblock & SB_RDONLY != 0,
+        target: mount.target,
+        id: mount.id,
+        parent: mount.parent,
+        root: mount.root,
+        kind: mount.kind,
+        options: mount.options,
+        owners: mount.owners,
+    }
+}

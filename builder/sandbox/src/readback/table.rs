@@ -1,0 +1,182 @@
+//! The mount table of another namespace as the kernel has it, by `listmount` and `statmount`: ids that are never used twice, no
+//! text to take apart. Source: include/uapi/linux/mount.h, `struct statmount`, Linux 6.15.
+
+use std::fs::File;
+use std::io;
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::sys;
+
+/// Mounts of one namespace: the policy's, a scaffold for each, our own, and then some.
+const LISTED_MAX: usize = 2 * crate::MOUNTS_MAX + 32;
+/// Bytes of one answer: the fixed part, two paths and a line of options.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// Bytes before the strings.
+const FIXED_BYTES: usize = 512;
+/// Ranges of one owner map. Source: UID_GID_MAP_MAX_EXTENTS in include/linux/user_namespace.h.
+const RANGES_MAX: u32 = 340;
+
+/// `STATMOUNT_*`: superblock, mount, root, mount point, type; options and user map are not there for every mount.
+const SB_BASIC: u64 = 0x1;
+const MNT_BASIC: u64 = 0x2;
+const MNT_ROOT: u64 = 0x8;
+const MNT_POINT: u64 = 0x10;
+const FS_TYPE: u64 = 0x20;
+const MNT_OPTS: u64 = 0x80;
+const SUPPORTED: u64 = 0x1000;
+const UIDMAP: u64 = 0x2000;
+const ALWAYS: u64 = SB_BASIC | MNT_BASIC | MNT_ROOT | MNT_POINT | FS_TYPE | SUPPORTED;
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mounted {
+    pub(super) id: u64,
+    /// On which it is mounted.
+    pub(super) parent: u64,
+    /// What of its file system it shows.
+    pub(super) root: String,
+    /// Relative to the root of the namespace.
+    pub(super) target: String,
+    /// `MOUNT_ATTR_*`.
+    pub(super) attributes: u64,
+    /// `MS_SHARED`, `MS_SLAVE`, `MS_PRIVATE` or `MS_UNBINDABLE`.
+    pub(super) propagation: u64,
+    /// Type of the file system.
+    pub(super) kind: String,
+    /// Its device number.
+    pub(super) device: (u32, u32),
+    /// `SB_RDONLY` and the like.
+    pub(super) superblock: u32,
+    /// The file system's own options.
+    pub(super) options: String,
+    /// Ranges of the owner map; empty: as on disk.
+    pub(super) owners: Vec<String>,
+}
+
+/// Whether this kernel tells what is needed here, about the caller's own mounts.
+pub(crate) fn is_told() -> io::Result<()> {
+    let mut first = [0];
+    sys::list_mounts(sys::LSMT_ROOT, &mut first)?;
+    first.iter().try_for_each(|id| stat(*id).map(drop))
+}
+
+/// Every mount of a namespace, given as its file in `/proc/PID/ns`.
+///
+/// Asked by a thread that enters the namespace. From outside, the kernel looks for the namespace's root among the mounts that are
+/// newer than its first, and a step's image was detached before. Source: grab_requested_root in fs/namespace.c, Linux 6.18.
+///
+/// # Errors
+/// What the kernel answers; `E2BIG` for more mounts than any step has.
+pub(super) fn of(namespace: File) -> io::Result<Vec<Mounted>> {
+    let ask = move || {
+        // Root and working directory of this thread alone.
+        unshare(CloneFlags::CLONE_FS)?;
+        setns(namespace, CloneFlags::CLONE_NEWNS)?;
+        reachable()
+    };
+    let asking = std::thread::Builder::new().name("mounts".into()).spawn(ask)?;
+    asking.join().unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::EFAULT)))
+}
+
+/// The mounts that the calling thread can reach.
+fn reachable() -> io::Result<Vec<Mounted>> {
+    let mut ids = [0; LISTED_MAX];
+    let count = sys::list_mounts(sys::LSMT_ROOT, &mut ids)?;
+    let listed = ids.get(..count).filter(|listed| listed.len() < LISTED_MAX);
+    let listed = listed.ok_or_else(|| io::Error::from_raw_os_error(libc::E2BIG))?;
+    listed.iter().map(|id| stat(*id)).collect()
+}
+
+fn stat(id: u64) -> io::Result<Mounted> {
+    let mut answer = vec![0; ANSWER_BYTES_MAX];
+    sys::stat_mount(id, ALWAYS | MNT_OPTS | UIDMAP, &mut answer)?;
+    parse(&answer).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
+}
+
+/// `None`: a part is missing, or the kernel does not know owner maps at all, or a string is beyond the answer.
+fn parse(answer: &[u8]) -> Option<Mounted> {
+    let word = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
+    let long = |at: usize| Some(u64::from_ne_bytes(answer.get(at..at + 8)?.try_into().ok()?));
+    let given = long(8)?;
+    if given & ALWAYS != ALWAYS || long(144)? & UIDMAP == 0 {
+        return None;
+    }
+    let options = if given & MNT_OPTS == 0 { String::new() } else { text(answer, word(4)?)? };
+    let owners = if given & UIDMAP == 0 { Vec::new() } else { texts(answer, word(156)?, word(152)?)? };
+    Some(Mounted {
+        device: (word(16)?, word(20)?),
+        superblock: word(32)?,
+        kind: text(answer, word(36)?)?,
+        id: long(40)?,
+        parent: long(48)?,
+        attributes: long(64)?,
+        propagation: long(72)?,
+        root: text(answer, word(104)?)?,
+        target: text(answer, word(108)?)?,
+        options,
+        owners,
+    })
+}
+
+/// The string that starts `offset` bytes after the fixed part and ends with a NUL.
+fn text(answer: &[u8], offset: u32) -> Option<String> {
+    let rest = answer.get(FIXED_BYTES.checked_add(offset as usize)?..)?;
+    let end = rest.iter().position(|byte| *byte == 0)?;
+    Some(String::from_utf8_lossy(rest.get(..end)?).into_owned())
+}
+
+/// `count` strings, one after another.
+fn texts(answer: &[u8], offset: u32, count: u32) -> Option<Vec<String>> {
+    let mut next = offset;
+    let mut texts = Vec::new();
+    for _ in 0..count.min(RANGES_MAX) {
+        let found = text(answer, next)?;
+        next = next.checked_add(found.len() as u32 + 1)?;
+        texts.push(found);
+    }
+    Some(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_callers_own_table_is_that_of_mountinfo() {
+        let namespace = File::open("/proc/self/ns/mnt").expect("namespace");
+        is_told().expect("a kernel that tells");
+        let text = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        let mut expected: Vec<_> = text.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+        let mounts = of(namespace).expect("mounts");
+        let mut found: Vec<_> = mounts.iter().map(|mount| mount.target.as_str()).collect();
+        expected.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, expected);
+        assert!(mounts.iter().all(|mount| mount.id != 0 && !mount.kind.is_empty()));
+    }
+
+    #[test]
+    fn an_answer_cut_anywhere_is_none_or_the_same() {
+        let mut answer = vec![0; FIXED_BYTES + 16];
+        answer[8..16].copy_from_slice(&(ALWAYS | MNT_OPTS | UIDMAP).to_ne_bytes());
+        answer[144..152].copy_from_slice(&UIDMAP.to_ne_bytes());
+        answer[152..156].copy_from_slice(&2_u32.to_ne_bytes());
+        answer[156..160].copy_from_slice(&4_u32.to_ne_bytes());
+        answer[FIXED_BYTES..FIXED_BYTES + 12].copy_from_slice(b"abc\0x 1\0y 2\0");
+        let whole = parse(&answer).expect("whole");
+        assert_eq!(
+            (whole.options.as_str(), whole.owners.as_slice()),
+            ("abc", &["x 1".to_owned(), "y 2".to_owned()][..])
+        );
+        for length in 0..answer.len() {
+            assert!(parse(&answer[..length]).is_none_or(|cut| cut == whole), "{length} bytes");
+        }
+        for beyond in [u32::MAX, 17] {
+            answer[108..112].copy_from_slice(&beyond.to_ne_bytes());
+            assert_eq!(parse(&answer), None);
+        }
+        answer[144..152].copy_from_slice(&0_u64.to_ne_bytes());
+        assert_eq!(parse(&answer), None, "a kernel that does not know owner maps");
+    }
+}
