@@ -86,9 +86,9 @@ fn view_fits(record: &StepRecord) -> bool {
     let mounts = record.enforced.pointer("/mounts").and_then(|mounts| mounts.as_array());
     let mounted = |target: &str, option: &str| {
         let mut at_target = mounts.into_iter().flatten().filter(|mount| mount["target"] == target);
-        let options = at_target.next().and_then(|mount| mount["options"].as_str()).unwrap_or_default();
-        // A place that is mounted twice is one whose options nobody knows.
-        options.split(',').any(|word| word == option) && at_target.next().is_none()
+        let attributes = at_target.next().and_then(|mount| mount["attributes"].as_array());
+        // A place that is mounted twice is one whose attributes nobody knows.
+        attributes.into_iter().flatten().any(|word| word == option) && at_target.next().is_none()
     };
     mounted("/", "ro")
         && record.inputs.iter().all(|input| mounted(&format!("{INPUTS}/{}", input.name), "ro"))

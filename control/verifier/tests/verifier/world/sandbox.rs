@@ -47,7 +47,7 @@ pub(super) fn trace(build_id: &Name, step: &Step, subject: Vec<Subject>) -> Stat
 
 pub(super) fn enforced(step: &Step) -> serde_json::Value {
     let namespaces = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
-    let mount = |target: String, options: &str| serde_json::json!({"target": target, "options": format!("{options},nosuid,nodev"), "kind": "tmpfs", "device": "0:42"});
+    let mount = |target: String, options: &str| serde_json::json!({"target": target, "attributes": [options, "nosuid", "nodev"], "kind": "tmpfs", "device": "0:42"});
     let mut mounts = vec![mount("/".into(), "ro"), mount("/tmp".into(), "rw")];
     mounts.extend(step.inputs.iter().map(|input| mount(format!("/inputs/{input}"), "ro")));
     mounts.extend(
