@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kiln_sandbox::{CgroupError, Launcher, Layer, Outcome, Policy, Requirements, SpawnError};
+use kiln_sandbox::{Launcher, Layer, Outcome, Policy, Requirements, SpawnError};
 
 use crate::command;
 use crate::options::{Options, Part};
@@ -94,7 +94,7 @@ fn null() -> OwnedFd {
 pub(crate) fn requirements() -> Requirements {
     match Launcher::start() {
         Ok(_) => Requirements::all(),
-        Err(SpawnError::Cgroup(CgroupError::NoController { .. })) => without_limits(),
+        Err(SpawnError::Unavailable { layer: Layer::Limits, .. }) => without_limits(),
         Err(error) => panic!("no launcher: {error:?}"),
     }
 }

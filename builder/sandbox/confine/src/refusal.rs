@@ -110,9 +110,9 @@ fn effective_help(error: &effective::Error) -> Option<String> {
 
 fn spawn_layer(error: &SpawnError) -> Option<Layer> {
     match error {
-        SpawnError::Setup { layer, .. } | SpawnError::ReadBack(ReadBackError::NotEnforced { layer, .. }) => {
-            Some(*layer)
-        }
+        SpawnError::Unavailable { layer, .. }
+        | SpawnError::Setup { layer, .. }
+        | SpawnError::ReadBack(ReadBackError::NotEnforced { layer, .. }) => Some(*layer),
         SpawnError::Cgroup(_) => Some(Layer::Limits),
         SpawnError::Trace(_) => Some(Layer::Trace),
         SpawnError::View(_) | SpawnError::Source { .. } => Some(Layer::View),

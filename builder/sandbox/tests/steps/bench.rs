@@ -110,9 +110,11 @@ impl Bench {
             Some(probe) => drop(fs::copy(probe, image.path().join("probe")).expect("probe")),
             None => compile("probe", &image.path().join("probe")),
         }
-        match probe.map(|probe| probe.with_file_name("traced")) {
-            Some(traced) => drop(fs::copy(traced, image.path().join("traced")).expect("traced")),
-            None => compile("traced", &image.path().join("traced")),
+        for name in ["traced", "ask"] {
+            match probe.map(|probe| probe.with_file_name(name)) {
+                Some(program) => drop(fs::copy(program, image.path().join(name)).expect("program")),
+                None => compile(name, &image.path().join(name)),
+            }
         }
         fs::write(image.path().join("usr/bin/tool"), "tool\n").expect("tool of the image");
         let scratch = tempfile::tempdir().expect("directory");
