@@ -79,7 +79,7 @@ fn settle() -> Result<Settled, Failed> {
     stage::drop_bounding_set()?;
     sys::reset_signals();
     sys::ignore_children().map_err(failed("SIGCHLD"))?;
-    let proc = stage::proc().map_err(|e| failed("procfs for the set-up")(e.into()))?;
+    let proc = stage::proc(true).map_err(|e| failed("procfs for the set-up")(e.into()))?;
     enter_empty_root().map_err(failed("empty root of the launcher"))?;
     Ok(Settled { proc, owners: Vec::new() })
 }

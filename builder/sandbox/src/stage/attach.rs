@@ -4,6 +4,8 @@
 //! told to show processes only (`subset=pid`). What was not mounted on can no longer be looked up, by any name and for whoever
 //! asks; what was, is found, because a mount point stays in the kernel's cache of names. So the list says what is there, not
 //! what is hidden, and a file that a later kernel adds is not there. Source: proc_lookup and proc_reconfigure in fs/proc.
+//! Linux 7.3 refuses that last change: there a step with a masked `/proc` does not start. Any other `/proc` is made with
+//! `subset=pid` at once.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -46,8 +48,8 @@ pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
             _ => {}
         }
     }
-    if let Some(proc) = proc {
-        show_processes_only(proc.as_fd()).at(View, "subset=pid")?;
+    if let Some(proc) = proc.filter(|_| is_masked(handed)) {
+        show_processes_only(proc.as_fd()).at(View, "subset=pid of a masked /proc")?;
     }
     for (mount, attributes) in scaffolds {
         mount_setattr(mount.as_fd(), attributes.bits(), None).at(View, "mount_setattr of a scaffold")?;
@@ -59,9 +61,18 @@ pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
     rustix::process::chdir("/").at(View, "chdir")
 }
 
-/// A new, whole procfs of the current pid namespace, attached nowhere; of its processes, one sees those that one may trace.
-pub(crate) fn proc() -> Result<OwnedFd, Errno> {
+/// Whether the step sees files of `/proc` beside its processes.
+fn is_masked(handed: &Handed<'_>) -> bool {
+    handed.order.places.iter().any(|place| place.kind == Kind::ProcFile)
+}
+
+/// A new procfs of the current pid namespace, attached nowhere: whole, or processes only. Of its processes, one sees those that
+/// one may trace.
+pub(crate) fn proc(whole: bool) -> Result<OwnedFd, Errno> {
     let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if !whole {
+        fsconfig_set_string(context.as_fd(), "subset", "pid")?;
+    }
     fsconfig_set_string(context.as_fd(), "hidepid", "ptraceable")?;
     fsconfig_create(context.as_fd())?;
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
@@ -94,7 +105,7 @@ fn prepare(place: &Place, root: BorrowedFd<'_>, handed: &Handed<'_>) -> Staged<O
             points.iter().try_for_each(|point| make(mount.as_fd(), point)).at(View, &what("mount points"))?;
             (mount, 0, None)
         }
-        Kind::Proc => (proc().at(View, &what("procfs"))?, set, None),
+        Kind::Proc => (proc(is_masked(handed)).at(View, &what("procfs"))?, set, None),
         Kind::ProcFile => {
             let flags = flags | OpenTreeFlags::AT_EMPTY_PATH;
             let file = open_point(root, &place.target).at(View, &what("lookup"))?;
