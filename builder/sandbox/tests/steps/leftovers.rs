@@ -113,6 +113,9 @@ fn a_step_beside_it_is_not_there(bench: &Bench) {
     let policy = Policy::new(bench.draft_at(8, &["unix_held"])).expect("policy");
     let (reader, writer) = pipe();
     let step = bench.launcher.spawn(&policy, writer.try_clone().expect("dup"), writer).expect("step");
+    let killer = step.killer();
+    // Waited for all the while: whoever waits answers for what it executes.
+    let waiting = std::thread::spawn(move || step.wait().expect("outcome").exit);
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(reader), &mut line).expect("a line");
     assert_eq!(line, "holding\n");
@@ -125,6 +128,6 @@ fn a_step_beside_it_is_not_there(bench: &Bench) {
     ] {
         assert_eq!(bench.probe(&[probe]).verdict(probe), expected, "{probe}");
     }
-    step.killer().kill().expect("kill");
-    assert_eq!(step.wait().expect("outcome").exit, Exit::Killed);
+    killer.kill().expect("kill");
+    assert_eq!(waiting.join().expect("waiter"), Exit::Killed);
 }

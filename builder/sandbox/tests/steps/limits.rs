@@ -22,9 +22,14 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// What a bomb gets to do its worst.
 const BOMB_WALL_MS: u64 = 2500;
 
+/// A `/tmp` that holds more than the step may have in memory, in bytes and in files.
+fn large_tmp() -> Vec<Temporary> {
+    vec![Temporary { target: "/tmp".into(), size_bytes_max: 4 * MEMORY, inodes_max: 1 << 20 }]
+}
+
 fn limited(bench: &Bench, arguments: &[&str]) -> Ran {
     let draft = bench.draft(arguments);
-    let temporaries = vec![Temporary { target: "/tmp".into(), size_bytes_max: 4 * MEMORY, inodes_max: 100 }];
+    let temporaries = large_tmp();
     let limits = Limits { memory_bytes: MEMORY, pids: 20, cpu_percent: Some(20), wall_ms: 60_000, ..draft.limits };
     run(&bench.launcher, Draft { limits, temporaries, ..draft })
 }
@@ -102,7 +107,7 @@ fn the_machine_answers_under_every_bomb(bench: &Bench) {
                 cpu_percent: Some(100),
                 ..draft.limits
             };
-            let ran = run(&bench.launcher, Draft { limits, ..draft });
+            let ran = run(&bench.launcher, Draft { limits, temporaries: large_tmp(), ..draft });
             over.store(true, Ordering::Relaxed);
             println!("  {bomb}: {:?}, {:?}", ran.outcome.exit, ran.outcome.usage);
             asking.join().expect("whoever asked")

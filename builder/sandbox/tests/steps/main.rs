@@ -3,11 +3,13 @@
 //! Needs root, a C compiler with a static C library, and a kernel with every layer but cgroup controllers; whatever is missing
 //! fails loudly, nothing is skipped. Launchers must be forked while there is one thread, so this is its own small harness:
 //!
-//! `steps [--limits] [--probe FILE] [--write-mutations] [NAME]`: `--limits` insists on cgroup v2 controllers and adds the tests
-//! that need them (inside the appliance); `--probe` takes a probe that was compiled before; `--write-mutations` runs no test and
-//! writes the table of what each layer does anew; NAME selects tests.
+//! `steps [--limits] [--probe FILE] [--write-mutations] [NAME]`: `--limits` insists on cgroup v2 controllers and runs the tests
+//! that need them instead of those of the mutation table (inside the appliance, where the harness is `/init`); `--probe` takes
+//! programs that were compiled before, `traced` beside it; `--write-mutations` runs no test and writes the table of what each
+//! layer does anew; NAME selects tests.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test of its own harness: clippy cannot see that it is one")]
 
+mod appliance;
 mod bench;
 mod catalogue;
 mod leftovers;
@@ -24,16 +26,19 @@ use bench::{AuditOn, Bench};
 type Test = (&'static str, fn(&Bench));
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> = if appliance::is_first() {
+        appliance::prepare();
+        appliance::ARGUMENTS.map(str::to_owned).into()
+    } else {
+        std::env::args().skip(1).collect()
+    };
     let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     let probe = arguments.iter().skip_while(|argument| *argument != "--probe").nth(1);
     let named = |argument: &&String| !argument.starts_with('-') && Some(*argument) != probe;
     let name = arguments.iter().find(named).map_or("", String::as_str);
-    let mut all: Vec<Test> =
-        [catalogue::TESTS, life::TESTS, leftovers::TESTS, mutations::TESTS, profiles::TESTS, trace::TESTS].concat();
-    if has("--limits") {
-        all.extend(limits::TESTS);
-    }
+    let mut all: Vec<Test> = [catalogue::TESTS, life::TESTS, leftovers::TESTS, profiles::TESTS, trace::TESTS].concat();
+    // The table of what each layer does is of one kernel.
+    all.extend(if has("--limits") { limits::TESTS } else { mutations::TESTS });
     let chosen: Vec<&Test> = all.iter().filter(|(test, _)| test.contains(name)).collect();
     if has("--list") {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -45,7 +50,8 @@ fn main() {
         mutations::write(&bench);
         return;
     }
-    println!("running {} of {} tests", chosen.len(), all.len());
+    let count = chosen.len();
+    println!("running {count} of {} tests", all.len());
     let mut failed = Vec::new();
     for (name, test) in chosen {
         let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&bench))).is_ok();
@@ -56,6 +62,9 @@ fn main() {
     }
     drop(bench);
     drop(audit);
+    if appliance::is_first() {
+        appliance::finish(count - failed.len(), &failed);
+    }
     if !failed.is_empty() {
         println!("failed: {failed:?}");
         std::process::exit(101);

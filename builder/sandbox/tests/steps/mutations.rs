@@ -43,7 +43,6 @@ pub(crate) const MUTANTS: &[&[Layer]] = &[
     &[Layer::Trace],
     &[Layer::Landlock, Layer::Seccomp],
     &[Layer::NestedNamespaces, Layer::Seccomp],
-    &[Layer::Capabilities, Layer::Seccomp],
     &[Layer::NoNewPrivileges, Layer::Landlock, Layer::Seccomp],
     &[Layer::Capabilities, Layer::Landlock, Layer::Seccomp],
 ];

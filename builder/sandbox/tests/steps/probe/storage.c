@@ -99,7 +99,7 @@ static long signals_queued(void) {
 static long events(void) { for (int i = 0; i < 1 << 20; i++) if (sys(SYS_eventfd2, 0, 0, 0, 0, 0) < 0) return -1; return 0; }
 static long locks(void) {
     int fd = create("/tmp/locks");
-    for (long i = 0; i < 20000; i++) { struct flock one = { .l_type = F_WRLCK, .l_start = 2 * i, .l_len = 1 }; if (fcntl(fd, F_SETLK, &one)) return -1; }
+    for (long i = 0; i < 4000; i++) { struct flock one = { .l_type = F_WRLCK, .l_start = 2 * i, .l_len = 1 }; if (fcntl(fd, F_SETLK, &one)) return -1; }
     return 0;
 }
 static long huge_arguments(void) {

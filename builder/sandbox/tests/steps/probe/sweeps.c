@@ -4,14 +4,16 @@
 
 enum { LAST = 600 };
 
-/* In a child that is killed if it hangs: the call's errno, 0 for success, -1 if it did not come back. */
-static int one(long nr, const long *arguments) {
-    int fds[2], result = -1;
-    if (pipe(fds)) return -2;
-    pid_t child = fork();
-    if (!child) {
-        /* Refused calls return in microseconds; a call that waits is one that was let in. */
-        struct itimerval soon = { .it_value.tv_usec = 150000 };
+struct asked { pid_t child; int answer; };
+
+/* Lets a child make the call: it writes the errno, or 0, into a pipe, and is killed if it has not after a while. */
+static struct asked ask(long nr, const long *arguments, long wait_us) {
+    int fds[2];
+    struct asked asked = { -1, -1 };
+    if (pipe(fds)) return asked;
+    asked.child = fork();
+    if (!asked.child) {
+        struct itimerval soon = { .it_value.tv_usec = wait_us };
         setitimer(ITIMER_REAL, &soon, NULL);
         close(fds[0]);
         long got = syscall(nr, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5]);
@@ -20,10 +22,15 @@ static int one(long nr, const long *arguments) {
         _exit(0);
     }
     close(fds[1]);
-    if (read(fds[0], &result, sizeof result) != sizeof result) result = -1;
-    kill(child, SIGKILL);
-    waitpid(child, NULL, 0);
-    close(fds[0]);
+    asked.answer = fds[0];
+    return asked;
+}
+/* The answer, or -1 if the child did not come back from the call. */
+static int hear(struct asked asked) {
+    int result = -1;
+    if (read(asked.answer, &result, sizeof result) != sizeof result) result = -1;
+    if (asked.child > 0) kill(asked.child, SIGKILL), waitpid(asked.child, NULL, 0);
+    close(asked.answer);
     return result;
 }
 /* Calls that end or stop their caller whatever they are given: exit, pause, rt_sigreturn and the like are known to be allowed. */
@@ -31,19 +38,23 @@ static int ends(long nr) { return nr == SYS_exit || nr == SYS_exit_group || nr =
 /* The kernel's own trampolines, which no filter is asked about; from anywhere else they are SIGILL. */
 static int trampoline(long nr) { return nr == 335 || nr == 336; }
 
-/* Ranges of the numbers whose answer is none of ENOSYS, EPERM and EOPNOTSUPP. */
+static int refused(int answer) { return answer == ENOSYS || answer == EPERM || answer == EOPNOTSUPP; }
+
+/* Ranges of the numbers whose answer is none of ENOSYS, EPERM and EOPNOTSUPP. A call that waits is one that was let in; but who
+ * hears of a refused one may be slow, so those are asked again, all at once and with more time. */
 static long reached(const long *arguments) {
-    long first = -1;
-    for (long nr = 0; nr <= LAST + 1; nr++) {
-        int answer = nr > LAST ? ENOSYS : trampoline(nr) ? ENOSYS : ends(nr) ? 0 : one(nr, arguments);
-        if (answer == -2) return -1;
-        int refused = answer == ENOSYS || answer == EPERM || answer == EOPNOTSUPP;
-        if (!refused && first < 0) first = nr;
-        if (refused && first >= 0) {
-            if (first == nr - 1) tell_more("%ld", first);
-            else tell_more("%ld-%ld", first, nr - 1);
-            first = -1;
-        }
+    static int answers[LAST + 2];
+    static struct asked again[LAST + 1];
+    answers[LAST + 1] = ENOSYS;
+    for (long nr = 0; nr <= LAST; nr++) answers[nr] = trampoline(nr) ? ENOSYS : ends(nr) ? 0 : hear(ask(nr, arguments, 100000));
+    for (long nr = 0; nr <= LAST; nr++) if (answers[nr] < 0) again[nr] = ask(nr, arguments, 900000);
+    for (long nr = 0; nr <= LAST; nr++) if (answers[nr] < 0) answers[nr] = hear(again[nr]);
+    for (long nr = 0, first = -1; nr <= LAST + 1; nr++) {
+        if (!refused(answers[nr]) && first < 0) first = nr;
+        if (!refused(answers[nr]) || first < 0) continue;
+        if (first == nr - 1) tell_more("%ld", first);
+        else tell_more("%ld-%ld", first, nr - 1);
+        first = -1;
     }
     return 0;
 }
@@ -58,7 +69,7 @@ static long numbers_pointers(void) {
 static long numbers_x32(void) {
     static const long none[6] = { 0 };
     for (long nr = 0; nr <= LAST; nr++) {
-        int answer = one(0x40000000 + nr, none);
+        int answer = hear(ask(0x40000000 + nr, none, 100000));
         if (answer != -1) return tell("%ld:%s", nr, strerrorname_np(answer));
     }
     return tell("none");
