@@ -76,8 +76,6 @@ pub struct Surroundings {
     pub umask: String,
     /// Signals that it ignores or blocks, as bits.
     pub signals_held: u64,
-    /// `personality`, hexadecimal.
-    pub personality: String,
     /// Scheduling policy (0: the ordinary one) and nice value.
     pub scheduling: (i64, i64),
     /// Readiness to be killed for memory: 0 is ordinary.
@@ -118,6 +116,8 @@ pub struct CgroupFacts {
 pub struct Confirmed {
     /// `None` only if given up.
     pub landlock: Option<Landlock>,
+    /// `personality(0xffffffff)`: where tracing is forbidden to all, nobody else may ask.
+    pub personality: u32,
     /// `PR_GET_SECUREBITS`. Source: capabilities(7).
     pub securebits: u32,
     /// `vm.memfd_noexec` of the step's pid namespace.

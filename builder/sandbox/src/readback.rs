@@ -241,6 +241,7 @@ fn confirm(confirmed: Confirmed, ordered: &Ordered<'_>) -> Result<Confirmed, Err
     let require = |layer| ordered.requirements.require(layer);
     expect(Layer::Landlock, "ruleset in force", &confirmed.landlock.is_some(), &require(Layer::Landlock))?;
     expect(Layer::Namespaces, "host name", &confirmed.hostname, &ordered.policy.hostname)?;
+    expect(Layer::Process, "personality", &confirmed.personality, &0)?;
     if require(Layer::Capabilities) {
         expect(Layer::Capabilities, "securebits", &confirmed.securebits, &SECUREBITS)?;
     }

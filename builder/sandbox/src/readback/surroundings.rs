@@ -40,8 +40,6 @@ pub(super) fn check(pid: i32, ordered: &Ordered<'_>) -> Result<Surroundings, Err
     expect(Process, "a session of its own", &session_is_own, &true)?;
     let scheduling = (number(41), number(19));
     expect(Process, "scheduling policy and nice value", &scheduling, &(Some(0), Some(0)))?;
-    let personality = words(&file("personality")?);
-    expect(Process, "personality", &personality.as_str(), &"00000000")?;
     let oom_score_adj = words(&file("oom_score_adj")?);
     expect(Process, "oom_score_adj", &oom_score_adj.as_str(), &"0")?;
     stands(pid, ordered)?;
@@ -53,7 +51,6 @@ pub(super) fn check(pid: i32, ordered: &Ordered<'_>) -> Result<Surroundings, Err
         session_is_own,
         umask,
         signals_held,
-        personality,
         scheduling: (0, 0),
         oom_score_adj,
     })

@@ -74,7 +74,8 @@ fn confine(order: &Order, descriptors: &Descriptors, proc: &OwnedFd) -> Staged<C
     let memfd_noexec = super::read(proc, "sys/vm/memfd_noexec").at(Layer::AnonymousExec, "vm.memfd_noexec")?;
     let names = rustix::system::uname();
     let hostname = names.nodename().to_string_lossy().into_owned();
-    Ok(Confirmed { landlock: None, securebits: 0, memfd_noexec, namespaces_max, own_keyring, hostname })
+    let personality = nix::sys::personality::get().at(Layer::Process, "personality")?.bits() as u32;
+    Ok(Confirmed { landlock: None, personality, securebits: 0, memfd_noexec, namespaces_max, own_keyring, hostname })
 }
 
 /// Identity, capabilities and descriptors. Returns the control socket, the only descriptor left beside the standard three.
