@@ -9,9 +9,10 @@ use super::table::{self, Mounted};
 use super::{Error, Ordered, expect};
 use crate::enforced::MountFact;
 use crate::layer::Layer::View;
+use crate::policy::Proc;
 use crate::running::Space;
 use crate::sys::attr;
-use crate::view::{Identity, Kind, Place, SHM_BYTES_MAX, SHM_INODES_MAX, TreeAccess, lookup};
+use crate::view::{Identity, Kind, Place, SHM_BYTES_MAX, SHM_INODES_MAX, TreeAccess, hidden_in_proc, lookup};
 
 /// `MS_PRIVATE`. Source: include/uapi/linux/mount.h.
 const PRIVATE: u64 = 1 << 18;
@@ -35,6 +36,9 @@ pub(super) fn check(pid: i32, ordered: &Ordered<'_>) -> Result<(Vec<MountFact>, 
     let path = format!("/proc/{pid}/root");
     let root = openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = root.map_err(|source| Error::Read { path, source: source.into() })?;
+    if ordered.policy.proc == Proc::Masked {
+        proc_is_covered(&root, ordered.places)?;
+    }
     let mut spaces = Vec::new();
     for (place, mount) in pairs(ordered.places, &mounts) {
         mount_matches(place, mount, &mounts, ordered)?;
@@ -68,17 +72,33 @@ fn mount_matches(place: &Place, mount: &Mounted, mounts: &[Mounted], ordered: &O
         Kind::Temporary { .. } | Kind::SharedMemory | Kind::Scaffold { .. } | Kind::Devices => {
             expect(View, &what("file system"), &mount.kind.as_str(), &"tmpfs")
         }
-        Kind::Proc | Kind::ProcFile => {
+        Kind::Cover { directory } => {
+            expect(View, &what("file system"), &mount.kind.as_str(), &"tmpfs")?;
+            expect(View, &what("cover"), &mount.root.as_str(), &if *directory { "/directory" } else { "/file" })
+        }
+        Kind::Proc { masked } => {
             expect(View, &what("file system"), &mount.kind.as_str(), &"proc")?;
-            let shown = place.target.strip_prefix("/proc").filter(|name| !name.is_empty()).unwrap_or("/");
-            expect(View, &what("root"), &mount.root.as_str(), &shown)?;
-            for option in ["subset=pid", "hidepid=ptraceable"] {
+            expect(View, &what("root"), &mount.root.as_str(), &"/")?;
+            for (option, wanted) in [("subset=pid", !*masked), ("hidepid=ptraceable", true)] {
                 let has = mount.options.split(',').any(|word| word == option);
-                expect(View, &what(option), &has, &true)?;
+                expect(View, &what(option), &has, &wanted)?;
             }
             Ok(())
         }
     }
+}
+
+/// Everything in a masked `/proc` that is not on the list is covered: its own listing is compared with the covers.
+fn proc_is_covered(root: &OwnedFd, places: &[Place]) -> Result<(), Error> {
+    let covered = places.iter().filter_map(|place| match place.kind {
+        Kind::Cover { directory } => Some((place.target.strip_prefix("/proc/")?.to_owned(), directory)),
+        _ => None,
+    });
+    let covered: Vec<_> = covered.collect();
+    let failed = |source: rustix::io::Errno| Error::Read { path: "/proc of the step".into(), source: source.into() };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let proc = lookup(root.as_fd(), "/proc", flags)?.ok_or_else(|| failed(rustix::io::Errno::NOENT))?;
+    expect(View, "what is covered in /proc", &covered, &hidden_in_proc(&proc).map_err(failed)?)
 }
 
 /// What is mounted is what was handed over, or as large as was ordered. Returns it if the step can fill it.

@@ -8,8 +8,8 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::sys;
 
-/// Mounts of one namespace: the policy's, a scaffold for each, our own, and then some.
-const LISTED_MAX: usize = 2 * crate::MOUNTS_MAX + 32;
+/// Mounts of one namespace: the policy's, a scaffold for each, the covers, our own, and then some.
+const LISTED_MAX: usize = 2 * crate::MOUNTS_MAX + crate::view::COVERS_MAX + 32;
 /// Bytes of one answer: the fixed part, two paths and a line of options.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// Bytes before the strings.

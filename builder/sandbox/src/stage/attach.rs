@@ -1,20 +1,15 @@
 //! Builds the view from detached mounts: attributes first, then the place, so that there never is a writable window.
 //!
-//! A masked `/proc` is a whole procfs at first. Each file that a step may see is mounted on itself, and then the file system is
-//! told to show processes only (`subset=pid`). What was not mounted on can no longer be looked up, by any name and for whoever
-//! asks; what was, is found, because a mount point stays in the kernel's cache of names. So the list says what is there, not
-//! what is hidden, and a file that a later kernel adds is not there. Source: proc_lookup and proc_reconfigure in fs/proc.
-//! Linux 7.3 refuses that last change: there a step with a masked `/proc` does not start. Any other `/proc` is made with
-//! `subset=pid` at once.
+//! A masked `/proc` is a whole procfs in which everything that is not on a list is covered, before anyone is in the view, by
+//! descriptor, and with the kernel's own listing as what there is to cover. The read-back lists it again.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_reconfigure, fsconfig_set_string, fsmount, fsopen, fspick, move_mount, open_tree,
-    unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 use rustix::process::{fchdir, pivot_root};
 
@@ -29,14 +24,18 @@ const VIEW: &str = "/view";
 /// Where the launcher's empty root has its device nodes.
 const DEVICES: &str = "/dev";
 
+/// What covers files and directories in a masked `/proc`.
+const COVER_FILE: &str = "file";
+const COVER_DIRECTORY: &str = "directory";
+
 /// Makes the view and moves into it; nothing of the launcher's mount table is left.
 pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
     let root = handed.descriptors.trees.first().ok_or(Errno::INVAL).at(View, "the image's tree")?;
     mount_setattr(root.as_fd(), Kind::Root.attributes().bits(), None).at(View, "mount_setattr of the image")?;
     attach(root.as_fd(), CWD, VIEW).at(View, "move_mount of the image")?;
-    let (mut scaffolds, mut proc) = (Vec::new(), None);
+    let (mut scaffolds, mut covers) = (Vec::new(), None);
     for place in handed.order.places.iter().filter(|place| place.kind != Kind::Root) {
-        let mount = prepare(place, root.as_fd(), handed)?;
+        let mount = prepare(place, covers.as_ref(), handed)?;
         if place.make {
             make_point(root, &place.target, mount.as_fd())?;
         }
@@ -44,12 +43,9 @@ pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
         attach(mount.as_fd(), at.as_fd(), "").at(View, &format!("move_mount to {}", place.target))?;
         match place.kind {
             Kind::Scaffold { .. } => scaffolds.push((mount, place.kind.attributes())),
-            Kind::Proc => proc = Some(mount),
+            Kind::Proc { masked: true } => covers = Some(covering()?),
             _ => {}
         }
-    }
-    if let Some(proc) = proc.filter(|_| is_masked(handed)) {
-        show_processes_only(proc.as_fd()).at(View, "subset=pid of a masked /proc")?;
     }
     for (mount, attributes) in scaffolds {
         mount_setattr(mount.as_fd(), attributes.bits(), None).at(View, "mount_setattr of a scaffold")?;
@@ -61,15 +57,11 @@ pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
     rustix::process::chdir("/").at(View, "chdir")
 }
 
-/// Whether the step sees files of `/proc` beside its processes.
-fn is_masked(handed: &Handed<'_>) -> bool {
-    handed.order.places.iter().any(|place| place.kind == Kind::ProcFile)
-}
-
-/// A new procfs of the current pid namespace, attached nowhere: whole, or processes only. Of its processes, one sees those that
-/// one may trace.
+/// A new procfs of the current pid namespace, attached nowhere. `whole`: with everything; else processes only. Of processes, one
+/// sees those that one may trace.
 pub(crate) fn proc(whole: bool) -> Result<OwnedFd, Errno> {
     let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // Now or never: a procfs cannot be restricted later. Source: proc_apply_options in fs/proc/root.c, Linux 7.3.
     if !whole {
         fsconfig_set_string(context.as_fd(), "subset", "pid")?;
     }
@@ -78,15 +70,19 @@ pub(crate) fn proc(whole: bool) -> Result<OwnedFd, Errno> {
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
-/// Takes everything but processes, and what is mounted on, out of a procfs.
-fn show_processes_only(proc: BorrowedFd<'_>) -> Result<(), Errno> {
-    let context = fspick(proc, "", FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH)?;
-    fsconfig_set_string(context.as_fd(), "subset", "pid")?;
-    fsconfig_reconfigure(context.as_fd())
+/// A file system with an empty file and an empty directory to cover others with; read-only as every cover.
+fn covering() -> Staged<OwnedFd> {
+    let mount = memory(4096, 4, "0555").at(View, "tmpfs of the covers")?;
+    let file = Point { name: COVER_FILE.to_owned(), directory: false };
+    let directory = Point { name: COVER_DIRECTORY.to_owned(), directory: true };
+    [file, directory].iter().try_for_each(|point| make(mount.as_fd(), point)).at(View, "covers")?;
+    let attributes = Kind::Cover { directory: true }.attributes().bits();
+    mount_setattr(mount.as_fd(), attributes, None).at(View, "mount_setattr of the covers")?;
+    Ok(mount)
 }
 
-/// The detached mount of a place, with its attributes set (a scaffold is still writable). A file of `/proc` is itself.
-fn prepare(place: &Place, root: BorrowedFd<'_>, handed: &Handed<'_>) -> Staged<OwnedFd> {
+/// The detached mount of a place, with its attributes set (a scaffold is still writable).
+fn prepare(place: &Place, covers: Option<&OwnedFd>, handed: &Handed<'_>) -> Staged<OwnedFd> {
     let what = |operation: &str| format!("{operation} of {}", place.target);
     let set = place.kind.attributes().bits();
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -105,11 +101,12 @@ fn prepare(place: &Place, root: BorrowedFd<'_>, handed: &Handed<'_>) -> Staged<O
             points.iter().try_for_each(|point| make(mount.as_fd(), point)).at(View, &what("mount points"))?;
             (mount, 0, None)
         }
-        Kind::Proc => (proc(is_masked(handed)).at(View, &what("procfs"))?, set, None),
-        Kind::ProcFile => {
-            let flags = flags | OpenTreeFlags::AT_EMPTY_PATH;
-            let file = open_point(root, &place.target).at(View, &what("lookup"))?;
-            (open_tree(file.as_fd(), "", flags).at(View, &what("open_tree"))?, set, None)
+        Kind::Proc { masked } => (proc(*masked).at(View, &what("procfs"))?, set, None),
+        Kind::Cover { directory } => {
+            let covers = covers.ok_or(Errno::INVAL).at(View, &what("cover"))?;
+            let name = if *directory { COVER_DIRECTORY } else { COVER_FILE };
+            // With the attributes of its file system.
+            return open_tree(covers, name, flags).at(View, &what("open_tree"));
         }
         Kind::Devices => (open_tree(CWD, DEVICES, flags).at(View, &what("open_tree"))?, set, None),
     };

@@ -102,8 +102,8 @@ fn rules(order: &Order) -> Vec<(&str, BitFlags<AccessFs>)> {
                 // Under the rule of the root.
                 Kind::Tree { access: TreeAccess::ReadOnly, .. }
                 | Kind::Scaffold { .. }
-                | Kind::Proc
-                | Kind::ProcFile => return None,
+                | Kind::Proc { .. }
+                | Kind::Cover { .. } => return None,
             };
             Some((place.target.as_str(), rights))
         })

@@ -15,34 +15,31 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Prints those of the names in /proc that exist, by whichever call. */
-static int there(char **names) {
-    char path[256], link[16];
-    for (; *names; names++) {
-        snprintf(path, sizeof path, "/proc/%s", *names);
-        int fd = open(path, O_PATH | O_NOFOLLOW);
-        if (fd >= 0 || !access(path, F_OK) || readlink(path, link, sizeof link) >= 0) puts(*names);
-        if (fd >= 0) close(fd);
-    }
-    return 0;
+static int entries(const char *path) {
+    int count = 0;
+    DIR *opened = opendir(path);
+    if (!opened) return -1;
+    while (readdir(opened)) count++;
+    closedir(opened);
+    return count - 2;
 }
 
-static int list(const char *directory) {
-    DIR *opened = opendir(directory);
-    if (!opened) return 1;
-    for (struct dirent *entry; (entry = readdir(opened));)
-        if (entry->d_name[0] != '.') puts(entry->d_name);
-    return 0;
+/* What a name in /proc gives to who reads it. */
+static const char *content(const char *path) {
+    char byte;
+    int fd = open(path, O_RDONLY), count = fd < 0 ? -1 : entries(path);
+    if (fd < 0) return strerrorname_np(errno);
+    if (count >= 0) return count ? "entries" : "empty";
+    return read(fd, &byte, 1) == 1 ? "text" : "empty";
 }
 
-/* Reads a byte of each name in /proc and tries to write it. */
+/* Reads each name in /proc and tries to write it. */
 static int use(char **names) {
-    char path[256], byte;
+    char path[256];
     for (; *names; names++) {
         snprintf(path, sizeof path, "/proc/%s", *names);
-        int readable = open(path, O_RDONLY), got = readable >= 0 && read(readable, &byte, 1) == 1;
-        int writable = open(path, O_WRONLY);
-        printf("%s %s %s\n", *names, got ? "read" : strerrorname_np(errno), writable < 0 ? strerrorname_np(errno) : "written");
+        const char *found = content(path);
+        printf("%s %s %s\n", *names, found, open(path, O_WRONLY) < 0 ? "refused" : "written");
     }
     return 0;
 }
@@ -105,8 +102,6 @@ static int debug(void) {
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "", *argument = argc > 2 ? argv[2] : "/";
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (!strcmp(what, "there")) return there(argv + 2);
-    if (!strcmp(what, "list")) return list(argument);
     if (!strcmp(what, "use")) return use(argv + 2);
     if (!strcmp(what, "fill")) return fill(argument, 0);
     if (!strcmp(what, "fill_files")) return fill(argument, 1);
