@@ -10,6 +10,7 @@ use crate::bench::{Bench, Ran, run};
 
 pub(crate) const TESTS: &[Test] = &[
     ("limits_are_read_back", limits_are_read_back),
+    ("disks_are_limited", disks_are_limited),
     ("memory_is_limited_however_it_is_used", memory_is_limited_however_it_is_used),
     ("processes_are_limited", processes_are_limited),
     ("processor_time_is_limited", processor_time_is_limited),
@@ -44,6 +45,26 @@ fn limits_are_read_back(bench: &Bench) {
     }
     assert!(outcome.enforced.given_up.is_empty());
     assert!(outcome.usage.memory_peak_bytes.is_some_and(|peak| peak > 0 && peak < MEMORY), "{:?}", outcome.usage);
+}
+
+/// Every block device of the machine, in both directions; what that costs a step can only be seen on a machine with disks.
+fn disks_are_limited(bench: &Bench) {
+    let draft = bench.draft(&["nothing"]);
+    let io_max = |io_bytes_per_second| {
+        let limits = Limits { io_bytes_per_second, ..draft.limits };
+        let outcome = run(&bench.launcher, Draft { limits, ..draft.clone() }).outcome;
+        assert!(
+            outcome.usage.io_read_bytes.is_some() && outcome.usage.io_written_bytes.is_some(),
+            "{:?}",
+            outcome.usage
+        );
+        outcome.enforced.cgroup.files.get("io.max").cloned().expect("io.max")
+    };
+    assert_eq!(io_max(None), "");
+    let limited = io_max(Some(1 << 20));
+    let devices = std::fs::read_dir("/sys/block").expect("sysfs").count();
+    assert_eq!(limited.lines().count(), devices, "{limited}");
+    assert!(limited.lines().all(|line| line.contains(" rbps=1048576 wbps=1048576 ")), "{limited}");
 }
 
 fn memory_is_limited_however_it_is_used(bench: &Bench) {
