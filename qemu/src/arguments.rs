@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use crate::accelerator::Accelerator;
-use crate::machine::{Boot, Machine};
+use crate::machine::{Boot, Machine, SecureBoot, Starts};
 use crate::tools::Tools;
 
 /// The name of the virtio-serial port in the guest: `/sys/class/virtio-ports/*/name`.
@@ -40,7 +40,7 @@ pub(crate) fn arguments(
     let mut line = Line::default();
     line.words(&["-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"]);
     line.words(&["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-    line.words(&["-machine", "q35"]);
+    line.words(&["-machine", if enforced(&machine.boot) { "q35,smm=on" } else { "q35" }]);
     line.words(match accelerator {
         Accelerator::Kvm => &["-accel", "kvm", "-cpu", "host"],
         Accelerator::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
@@ -60,10 +60,25 @@ pub(crate) fn arguments(
         line.words(&["-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0"]);
     }
     match &machine.boot {
-        Boot::Firmware { esp_disk } => {
-            line.word("-drive").option("if=pflash,unit=0,format=raw,readonly=on,file=", &tools.firmware_code, "");
+        Boot::Firmware { starts, secure_boot } => {
+            let code = match secure_boot {
+                SecureBoot::Off => &tools.firmware_code,
+                SecureBoot::Enforced { .. } => {
+                    // Source: edk2, OvmfPkg/README, "SMM support": the flash is written in system management mode only, and a
+                    // machine that sleeps would wake up outside of it.
+                    line.words(&["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+                    line.words(&["-global", "ICH9-LPC.disable_s3=1"]);
+                    &tools.secure_firmware_code
+                }
+            };
+            line.word("-drive").option("if=pflash,unit=0,format=raw,readonly=on,file=", code, "");
             line.word("-drive").option("if=pflash,unit=1,format=raw,file=", &places.variables, "");
-            line.disk("boot", esp_disk, "serial=esp,bootindex=0");
+            match starts {
+                Starts::Disk { path } => line.disk("boot", path, "serial=esp,bootindex=0"),
+                Starts::Kernel { path } => {
+                    line.word("-kernel").word(path);
+                }
+            }
         }
         Boot::Direct { kernel, initrd, cmdline } => {
             line.word("-kernel").word(kernel).word("-initrd").word(initrd).word("-append").word(cmdline);
@@ -74,6 +89,10 @@ pub(crate) fn arguments(
         line.disk(&format!("disk{index}"), &disk.path, &format!("serial={}", disk.serial.as_str()));
     }
     line.0
+}
+
+fn enforced(boot: &Boot) -> bool {
+    matches!(boot, Boot::Firmware { secure_boot: SecureBoot::Enforced { .. }, .. })
 }
 
 /// A command line in the making.
@@ -129,6 +148,7 @@ mod tests {
             swtpm_localca: "/bin/swtpm_localca".into(),
             sh: "/bin/sh".into(),
             firmware_code: "/fw/code".into(),
+            secure_firmware_code: "/fw/secure".into(),
             firmware_variables: "/fw/variables".into(),
         };
         let line = arguments(machine, has_tpm, Accelerator::Tcg, &tools, &places);
@@ -137,7 +157,10 @@ mod tests {
 
     fn machine() -> Machine {
         Machine {
-            boot: Boot::Firmware { esp_disk: "/images/a,readonly=off".into() },
+            boot: Boot::Firmware {
+                starts: Starts::Disk { path: "/images/a,readonly=off".into() },
+                secure_boot: SecureBoot::Off,
+            },
             memory_mib: 512,
             cpus: 2,
             disks: vec![Disk { path: "/images/c".into(), serial: Serial::new("c0ffee").unwrap() }],
@@ -164,6 +187,23 @@ mod tests {
         assert!(line.windows(2).any(|pair| pair == ["-nic", "none"]));
         assert!(line.iter().any(|word| word == "-nodefaults"));
         assert!(!line.iter().any(|word| word.contains("net") || word.contains("fsdev") || word.contains("usb")));
+    }
+
+    #[test]
+    fn secure_boot_is_enforced_by_the_machine_as_well() {
+        let words = ["smm=on", "property=secure,value=on", "ICH9-LPC.disable_s3=1", "/fw/secure"];
+        let count = |machine: &Machine| {
+            let line = line(machine, true).join(" ");
+            words.iter().filter(|word| line.contains(*word)).count()
+        };
+        let off = machine();
+        let secure_boot = SecureBoot::Enforced { variables: "/site/variables".into() };
+        let on = Machine {
+            boot: Boot::Firmware { starts: Starts::Kernel { path: "/uki".into() }, secure_boot },
+            ..machine()
+        };
+        assert_eq!((count(&off), count(&on)), (0, words.len()));
+        assert!(line(&on, true).windows(2).any(|pair| pair == ["-kernel", "/uki"]));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::child::{ChildError, Process, drain, read_lines};
 use crate::console::{Console, ConsoleLine};
 use crate::custody::{Custody, CustodyError};
 use crate::end::{End, Ended, Memory, Timings};
-use crate::machine::{Boot, Machine, Tpm};
+use crate::machine::{Boot, Machine, SecureBoot, Tpm};
 use crate::monitor::{Halt, Monitor, MonitorError};
 use crate::running::StartError;
 use crate::tools::Tools;
@@ -192,9 +192,12 @@ async fn bring_up(
 fn prepare_files(boot: &Boot, tools: &Tools, places: &Places) -> Result<(), StartError> {
     let (path, written) = match boot {
         Boot::Direct { .. } => return Ok(()),
-        Boot::Firmware { .. } => {
-            let variables = std::fs::read(&tools.firmware_variables);
-            (&places.variables, variables.and_then(|bytes| std::fs::write(&places.variables, bytes)))
+        Boot::Firmware { secure_boot, .. } => {
+            let from = match secure_boot {
+                SecureBoot::Off => &tools.firmware_variables,
+                SecureBoot::Enforced { variables } => variables,
+            };
+            (&places.variables, std::fs::read(from).and_then(|bytes| std::fs::write(&places.variables, bytes)))
         }
         Boot::Sector(sector) => {
             let mut disk = sector.as_bytes().to_vec();

@@ -38,7 +38,7 @@ pub use console::ConsoleLine;
 pub use custody::CustodyError;
 pub use end::{End, Ended, Memory, Timings};
 pub use keeper::{OnLine, Part};
-pub use machine::{Boot, Disk, Machine, MachineError, Sector, Serial, Tpm};
+pub use machine::{Boot, Disk, Machine, MachineError, Sector, SecureBoot, Serial, Starts, Tpm};
 pub use monitor::MonitorError;
 pub use running::{RunningMachine, StartError, start};
 pub use tools::{MissingTools, Tools};

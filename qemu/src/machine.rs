@@ -40,10 +40,12 @@ pub struct Machine {
 /// How a machine starts. Modes differ in what is measured, so evidence of one never passes for another's.
 #[derive(Debug, Clone)]
 pub enum Boot {
-    /// OVMF finds the UKI on an EFI system partition and measures what it loads.
+    /// OVMF starts the UKI and measures what it loads.
     Firmware {
-        /// Raw disk image with a GPT and an EFI system partition; attached read-only.
-        esp_disk: PathBuf,
+        /// Where it finds the UKI.
+        starts: Starts,
+        /// Whose images it starts.
+        secure_boot: SecureBoot,
     },
     /// QEMU's loader starts the kernel. Fast; no firmware measures the kernel.
     Direct {
@@ -56,6 +58,36 @@ pub enum Boot {
     },
     /// SeaBIOS runs one boot sector: the accelerator's probe, and tests of this crate.
     Sector(Sector),
+}
+
+/// Where firmware finds the UKI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Starts {
+    /// On an EFI system partition.
+    Disk {
+        /// Raw disk image with a GPT; attached read-only.
+        path: PathBuf,
+    },
+    /// QEMU hands the file to the firmware, which starts it like one from a disk. With [`SecureBoot::Enforced`] this enforces
+    /// nothing against the machine's owner: OVMF starts a bare kernel that it has refused through an older way, unsigned. Source:
+    /// edk2, OvmfPkg/Library/X86QemuLoadImageLib, EFI_ACCESS_DENIED.
+    Kernel {
+        /// A UKI.
+        path: PathBuf,
+    },
+}
+
+/// Whose images firmware starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecureBoot {
+    /// Anybody's.
+    Off,
+    /// Those that the variables allow. The firmware's variables are out of the guest's reach: only system management mode writes
+    /// them.
+    Enforced {
+        /// A variable store with keys enrolled; each machine gets a copy.
+        variables: PathBuf,
+    },
 }
 
 /// A read-only disk. The guest finds it at `/sys/block/vd*/serial`.

@@ -24,6 +24,8 @@ pub struct Tools {
     pub sh: PathBuf,
     /// OVMF's code: UEFI with TPM 2.0 measurement, without Secure Boot enforcement.
     pub firmware_code: PathBuf,
+    /// OVMF's code with Secure Boot, for machines with system management mode.
+    pub secure_firmware_code: PathBuf,
     /// OVMF's empty variable store; each machine gets a copy.
     pub firmware_variables: PathBuf,
 }
@@ -71,9 +73,20 @@ impl Tools {
             }
             path
         };
-        let (firmware_code, firmware_variables) = (file("OVMF_CODE_4M.fd"), file("OVMF_VARS_4M.fd"));
+        let firmware_code = file("OVMF_CODE_4M.fd");
+        let secure_firmware_code = file("OVMF_CODE_4M.secboot.fd");
+        let firmware_variables = file("OVMF_VARS_4M.fd");
         if missing.is_empty() {
-            Ok(Tools { qemu, swtpm, swtpm_setup, swtpm_localca, sh, firmware_code, firmware_variables })
+            Ok(Tools {
+                qemu,
+                swtpm,
+                swtpm_setup,
+                swtpm_localca,
+                sh,
+                firmware_code,
+                secure_firmware_code,
+                firmware_variables,
+            })
         } else {
             Err(MissingTools { missing })
         }
@@ -88,7 +101,7 @@ mod tests {
     fn names_everything_that_is_missing_and_the_command() {
         let empty = tempfile::tempdir().unwrap();
         let error = Tools::find_in(empty.path().as_os_str(), empty.path()).unwrap_err();
-        assert_eq!(error.missing.len(), 7);
+        assert_eq!(error.missing.len(), 8);
         let words = error.to_string();
         assert!(words.contains("swtpm_localca") && words.contains("OVMF_VARS_4M.fd"), "{words}");
         assert!(words.contains("apt-get install"), "{words}");

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::host::{WAIT, left, machine, power_on, processes, tools, tpm};
-use kiln_qemu::{Accelerator, Boot, Disk, End, Ended, Machine, Part, Serial, StartError, Tpm, start};
+use kiln_qemu::{
+    Accelerator, Boot, Disk, End, Ended, Machine, Part, SecureBoot, Serial, StartError, Starts, Tpm, start,
+};
 use tokio::io::AsyncReadExt;
 
 /// Writes "kiln" and a line feed to COM1, then switches the power off. The data follow the code at 0x7c1a.
@@ -109,7 +111,7 @@ async fn firmware_that_finds_nothing_to_boot() {
     let (seen, mut lines) = tokio::sync::mpsc::unbounded_channel();
     let on_line = Box::new(move |line: &kiln_qemu::ConsoleLine| drop(seen.send(line.text.clone())));
     let machine = Machine {
-        boot: Boot::Firmware { esp_disk },
+        boot: Boot::Firmware { starts: Starts::Disk { path: esp_disk }, secure_boot: SecureBoot::Off },
         memory_mib: 256,
         life_max: Duration::from_secs(240),
         ..machine(WAIT, tpm(site.path()).await)
