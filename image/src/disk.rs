@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use crate::cache::Inputs;
 use crate::command::{CommandError, Tool};
 use crate::files::{self, FileError, failed};
-use crate::progress::phase;
+use crate::progress::{Progress, phase};
 use crate::uki::EPOCH;
 use crate::workshop::Workshop;
 
+/// The disk's file.
+const DISK: &str = "disk.img";
 /// Bytes of the whole disk: the smallest round size whose partition can be FAT32, the one format that all firmware reads.
 const DISK_BYTES: u64 = 64 << 20;
 /// Where the partition begins: the alignment that partition tools use.
@@ -47,31 +49,36 @@ pub fn build(shop: &Workshop<'_>, uki: &Path) -> Result<PathBuf, DiskError> {
     phase(shop.progress, "boot disk", || {
         let tools = crate::packages::versions(shop.progress, &["dosfstools", "mtools", "fdisk"])?;
         let inputs = Inputs::of("disk", 1).file("uki", uki)?.text("tools", &tools);
-        let entry = shop.cache.entry("disk", inputs.key(), |dir| make(shop, uki, dir))?;
-        Ok((entry.path.join("disk.img"), entry.cached))
+        let entry = shop.cache.entry("disk", inputs.key(), |dir| write(shop.progress, uki, dir).map(drop))?;
+        Ok((entry.path.join(DISK), entry.cached))
     })
 }
 
-fn make(shop: &Workshop<'_>, uki: &Path, dir: &Path) -> Result<(), DiskError> {
-    let (partition, disk) = (dir.join("esp"), dir.join("disk.img"));
+/// Writes the disk with `uki` on it into the directory `dir`, past the cache: for a UKI that carries a site's signature. Returns
+/// the file.
+///
+/// # Errors
+/// [`DiskError`] by cause.
+pub fn write(progress: &dyn Progress, uki: &Path, dir: &Path) -> Result<PathBuf, DiskError> {
+    let (partition, disk) = (dir.join("esp"), dir.join(DISK));
     sparse(&partition, PARTITION_BYTES)?;
     Tool::new("mkfs.vfat")
         .args(["--invariant", "-F", "32", "-s", "1", "-S", "512", "-n", "KILN", "-i", VOLUME_ID])
         .arg(&partition)
-        .run(shop.progress)?;
+        .run(progress)?;
     let mtool = |program: &str| Tool::new(program).env("SOURCE_DATE_EPOCH", EPOCH).arg("-i").arg(&partition);
-    mtool("mmd").args(["::/EFI", "::/EFI/BOOT"]).run(shop.progress)?;
-    mtool("mcopy").arg(uki).arg("::/EFI/BOOT/BOOTX64.EFI").run(shop.progress)?;
+    mtool("mmd").args(["::/EFI", "::/EFI/BOOT"]).run(progress)?;
+    mtool("mcopy").arg(uki).arg("::/EFI/BOOT/BOOTX64.EFI").run(progress)?;
 
     sparse(&disk, DISK_BYTES)?;
     let script = dir.join("table");
     files::write(&script, table().as_bytes())?;
     let sfdisk = Tool::new("sh").args(["-c", "sfdisk --quiet --no-reread --no-tell-kernel \"$1\" <\"$2\"", "sh"]);
-    sfdisk.arg(&disk).arg(&script).run(shop.progress)?;
+    sfdisk.arg(&disk).arg(&script).run(progress)?;
     embed(&partition, &disk)?;
     files::remove(&script)?;
     files::remove(&partition)?;
-    Ok(())
+    Ok(disk)
 }
 
 /// The partition table, as sfdisk reads it.

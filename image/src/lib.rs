@@ -32,6 +32,9 @@ pub mod uki;
 // What steps run on.
 pub mod toolchain;
 
+// Whose images firmware starts: keys, signatures, enrolment.
+pub mod secure_boot;
+
 // What booting it must yield.
 pub mod pe;
 pub mod reference;

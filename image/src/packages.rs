@@ -18,7 +18,7 @@ pub struct HostPackage {
 }
 
 /// Everything that making an image and running it needs beyond a base system with Rust and git.
-pub const HOST_PACKAGES: [HostPackage; 36] = [
+pub const HOST_PACKAGES: [HostPackage; 37] = [
     of("debian-archive-keyring", "the keys that packages are checked with"),
     of("gcc", "compiles the kernel and the TPM library"),
     of("libc6-dev", "compiles the kernel's tools; links the appliance statically"),
@@ -52,13 +52,15 @@ pub const HOST_PACKAGES: [HostPackage; 36] = [
     of("swtpm-tools", "makes the machine's TPM"),
     of("gnutls-bin", "certifies the machine's TPM"),
     of("tpm2-tools", "checks a quote by hand, and in tests"),
-    of("openssl", "checks certificates by hand, and in tests"),
+    of("openssl", "makes the keys of Secure Boot and signs with them; checks certificates by hand, and in tests"),
+    of("sbsigntool", "signs the image for Secure Boot"),
     of("binutils", "links; looks at programs"),
     of("util-linux", "ends programs together with the tool"),
 ];
 
 /// What the tests need beyond [`HOST_PACKAGES`]: they use other people's clients, and a TPM of their own.
-pub const TEST_PACKAGES: [HostPackage; 4] = [
+pub const TEST_PACKAGES: [HostPackage; 5] = [
+    of("efitools", "another program that signs updates of firmware's variables; programs for firmware"),
     of("faketime", "another clock, for the test that the image does not depend on it"),
     of("jq", "the lines that the README gives for verifying by hand"),
     of("libtss2-dev", "the TPM library as the host has it, for tests against a software TPM"),

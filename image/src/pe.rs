@@ -117,6 +117,12 @@ impl<'a> Pe<'a> {
         Ok(hashed)
     }
 
+    /// Whether somebody has signed it, whoever that is.
+    #[must_use]
+    pub fn is_signed(&self) -> bool {
+        self.certificate_bytes() > 0
+    }
+
     fn certificate_bytes(&self) -> usize {
         let table = self.file.data_directories().get(IMAGE_DIRECTORY_ENTRY_SECURITY);
         table.map_or(0, |table| table.size.get(Le) as usize)
