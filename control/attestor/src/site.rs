@@ -9,6 +9,7 @@
 //! | `authority.key`, `authority.pem` | certifies builds | the authority |
 //! | `invoker.key` | signs jobs | whoever orders builds |
 //! | `reference/*.json` | what images must yield | the authority, verifiers |
+//! | `secure-boot/` | keys of Secure Boot and what enrols them (see kiln-image) | who signs images, who owns machines |
 //! | `tpm-ca/` | certifies the TPMs of virtual machines | the machine's owner |
 //!
 //! A [`Site`] was read with every check: private files are private, all parts fit each other. It does not hold the root's key.
@@ -61,6 +62,8 @@ pub mod path {
     pub const REFERENCE: &str = "reference";
     /// The certificate authority of the virtual machines' TPMs.
     pub const TPM_CA: &str = "tpm-ca";
+    /// The keys of Secure Boot, and what enrols them.
+    pub const SECURE_BOOT: &str = "secure-boot";
 }
 
 /// The most reference documents of a site: one for each image that is still in use.

@@ -9,6 +9,7 @@ mod lint;
 mod logs;
 mod reference;
 mod run;
+mod secure_boot;
 mod setup;
 mod sign;
 mod test;
@@ -54,6 +55,7 @@ enum Command {
     Verify(verify::Verify),
     Logs(logs::Logs),
     Reference(reference::ReferenceCommand),
+    SecureBoot(secure_boot::SecureBootCommand),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
     Test(test::Test),
@@ -73,6 +75,7 @@ impl Kiln {
             Command::Verify(verify) => verify.run(),
             Command::Logs(logs) => logs.run(),
             Command::Reference(reference) => reference.run(),
+            Command::SecureBoot(command) => command.run(screen),
             Command::Doctor(doctor) => doctor.run(screen),
             Command::Demo(demo) => demo.run(screen),
             Command::Test(test) => test.run(screen),

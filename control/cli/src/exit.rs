@@ -90,6 +90,9 @@ pub(crate) enum Problem {
     /// Neither a site nor its three parts.
     #[error("name the site with --site, or --root, --policy and --reference")]
     NoAnchors,
+    /// Secure Boot without firmware to enforce it.
+    #[error("a direct start has no firmware that could enforce Secure Boot: leave out --boot direct or --secure-boot")]
+    NoFirmware,
     /// A bundle that no machine makes.
     #[error("{} is no evidence: {why}", path.display())]
     Bundle { path: std::path::PathBuf, why: &'static str },

@@ -22,7 +22,7 @@ use crate::{cpio, document, host};
 /// The largest description of an image in bytes: it lists some dozen packages.
 const DESCRIPTION_BYTES_MAX: usize = 1 << 20;
 /// The largest UKI whose values are computed.
-const UKI_BYTES_MAX: usize = 256 << 20;
+pub(crate) const UKI_BYTES_MAX: usize = 256 << 20;
 /// PID 1's program in the initrd.
 const INIT: &str = "init";
 

@@ -18,6 +18,7 @@ mod lines;
 mod order;
 mod output;
 mod screen;
+mod signed;
 mod timings;
 mod verdict;
 

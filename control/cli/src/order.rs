@@ -25,6 +25,7 @@ use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::image::Image;
 use crate::output::Output;
 use crate::screen::Screen;
+use crate::signed::Signed;
 use crate::timings::Timings;
 use crate::{document, evidence, host, verdict};
 
@@ -48,6 +49,8 @@ pub(crate) struct Order<'a> {
     pub(crate) offer: &'a Offer,
     pub(crate) disks: Vec<Disk>,
     pub(crate) boot: BootMode,
+    /// The image with the site's signature; then the firmware insists on it.
+    pub(crate) signed: Option<&'a Signed>,
     pub(crate) acceleration: Acceleration,
     pub(crate) memory_mib: u32,
     pub(crate) deadline: Duration,
@@ -169,7 +172,7 @@ impl Order<'_> {
         let tpm_ca = self.site.directory().join(kiln_attestor::site::path::TPM_CA);
         let ca = TpmCa::open_or_make(&tpm_ca, &host.tools).await.or_exit(Exit::Infrastructure)?;
         let machine = Machine {
-            boot: self.boot.of(self.image),
+            boot: self.boot.of(self.image, self.signed),
             memory_mib: self.memory_mib,
             cpus: CPUS,
             disks: self.disks.clone(),

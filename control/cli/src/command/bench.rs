@@ -136,6 +136,7 @@ impl BootBench {
             offer: &offer,
             disks: disks(&offer, &[(toolchain.root_hash, toolchain.path)], screen)?,
             boot: BootMode::Direct,
+            signed: None,
             acceleration: self.accel,
             memory_mib: MEMORY_MIB,
             deadline: DEADLINE,

@@ -80,6 +80,7 @@ impl Demo {
         let offer = Offer::new(document, &[(input, materials.source.path.clone())].into()).or_exit(Exit::Usage)?;
         let reference = materials.image.reference(&site, screen)?;
         let brought = [(materials.toolchain.root_hash, materials.toolchain.path.clone())];
+        let signed = self.machine.signed(&site, &materials.image, screen)?;
         let order = Order {
             site: &site,
             image: &materials.image,
@@ -87,6 +88,7 @@ impl Demo {
             offer: &offer,
             disks: disks(&offer, &brought, screen)?,
             boot: self.machine.boot,
+            signed: signed.as_ref().map(|(signed, _)| signed),
             acceleration: self.machine.accel,
             memory_mib: self.machine.memory,
             deadline: Duration::from_secs(self.machine.deadline.into()),

@@ -1,19 +1,22 @@
 //! `kiln keygen`: makes a site.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kiln_attestor::site::{self, Names, SiteError};
 use kiln_formats::job::Profile;
 use kiln_formats::names::Name;
+use kiln_image::progress::Silent;
+use kiln_image::secure_boot;
 
 use crate::exit::{Exit, OrExit as _, Result};
 use crate::host;
 
-/// Make a site: root, policy, trust bundle, and the keys of the authority and of whoever orders builds.
+/// Make a site: root, policy, trust bundle, the keys of the authority and of whoever orders builds, and those of Secure Boot.
 ///
-/// The site is a directory of mode 0700. It is made whole or not at all, and never overwritten. Keep root.key elsewhere: no
-/// other command needs it.
+/// The site is a directory of mode 0700. It is made whole or not at all, and never overwritten. Keep root.key, secure-boot/PK.key
+/// and secure-boot/KEK.key elsewhere: no build needs them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -47,10 +50,21 @@ impl Keygen {
 
 /// Makes a site; what is in the way is the person's mistake, everything else this host's.
 pub(crate) fn make(directory: &Path, names: &Names, profiles: &[Profile]) -> Result<()> {
-    let made = site::create(directory, names, profiles, host::now()?, getrandom::fill);
+    if directory.symlink_metadata().is_ok() {
+        return Err(SiteError::Exists { path: directory.to_owned() }).or_exit(Exit::Usage);
+    }
+    let now = host::now()?;
+    // What takes long and may fail comes first, beside the site; it moves in when the site is there.
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent.canonicalize().or_exit(Exit::Usage)?;
+    let beside = tempfile::Builder::new().prefix(".kiln-keys-").tempdir_in(&parent).or_exit(Exit::Usage)?;
+    let keys = beside.path().join(site::path::SECURE_BOOT);
+    secure_boot::create(&keys, &names.site.to_string(), now, &Silent).or_exit(Exit::Infrastructure)?;
+    let made = site::create(directory, names, profiles, now, getrandom::fill);
     let exit = match &made {
         Err(SiteError::Exists { .. } | SiteError::File(_)) => Exit::Usage,
         _ => Exit::Infrastructure,
     };
-    made.or_exit(exit)
+    made.or_exit(exit)?;
+    fs::rename(&keys, directory.join(site::path::SECURE_BOOT)).or_exit(Exit::Infrastructure)
 }

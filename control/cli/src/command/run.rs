@@ -14,6 +14,7 @@ use kiln_formats::names::Name;
 use kiln_formats::reference::REFERENCE_BYTES_MAX;
 use kiln_image::toolchain;
 use kiln_qemu::{Disk, Serial};
+use tempfile::TempDir;
 
 use super::sign::{EXPIRES_IN_HOURS, sign};
 use crate::exit::{Exit, OrExit as _, Problem, Result};
@@ -21,6 +22,7 @@ use crate::image::{self, Image};
 use crate::order::{Acceleration, BootMode, Finished, Order};
 use crate::output::Output;
 use crate::screen::Screen;
+use crate::signed::Signed;
 use crate::{document, host};
 
 /// Memory of a machine in MiB: it is also all the storage that a build has.
@@ -39,6 +41,7 @@ const TOOLCHAIN: &str = "c";
 Examples:
   kiln run job.toml --site site --out out --input zlib.tar.gz=downloads/zlib-1.3.1.tar.gz
   kiln run job.json --site site --out out --boot direct --json
+  kiln run job.toml --site site --out out --secure-boot
   kiln run job.toml --site site --out out --image-disk 3f…e1=toolchain.img --deadline 600")]
 pub(crate) struct Run {
     /// A draft (*.toml) or a signed job document
@@ -74,6 +77,9 @@ pub(crate) struct MachineArguments {
     /// How the machine starts
     #[arg(long, value_enum, default_value = "firmware")]
     pub(crate) boot: BootMode,
+    /// Sign the image with the site's db key and have the firmware enforce Secure Boot with the site's keys
+    #[arg(long)]
+    pub(crate) secure_boot: bool,
     /// How its processors are made
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) accel: Acceleration,
@@ -83,6 +89,21 @@ pub(crate) struct MachineArguments {
     /// How long the build may take, in seconds
     #[arg(long, value_name = "S", default_value_t = DEADLINE_S, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) deadline: u32,
+}
+
+impl MachineArguments {
+    /// The image with the site's signature, if the firmware is to insist on it, in a directory that goes when it is dropped.
+    pub(crate) fn signed(&self, site: &Site, image: &Image, screen: &Screen) -> Result<Option<(Signed, TempDir)>> {
+        match (self.secure_boot, self.boot) {
+            (false, _) => Ok(None),
+            (true, BootMode::Direct) => Err(Problem::NoFirmware).or_exit(Exit::Usage),
+            (true, BootMode::Firmware) => {
+                let directory = tempfile::tempdir().or_exit(Exit::Infrastructure)?;
+                let signed = Signed::make(site.directory(), &image.uki.path, directory.path(), screen)?;
+                Ok(Some((signed, directory)))
+            }
+        }
+    }
 }
 
 impl Run {
@@ -96,6 +117,7 @@ impl Run {
             None => image.reference(&site, screen)?,
         };
         let disks = disks(&offer, &self.image_disk, screen)?;
+        let signed = self.machine.signed(&site, &image, screen)?;
         let order = Order {
             site: &site,
             image: &image,
@@ -103,6 +125,7 @@ impl Run {
             offer: &offer,
             disks,
             boot: self.machine.boot,
+            signed: signed.as_ref().map(|(signed, _)| signed),
             acceleration: self.machine.accel,
             memory_mib: self.machine.memory,
             deadline: Duration::from_secs(self.machine.deadline.into()),

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use clap::ValueEnum;
 use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE};
-use kiln_qemu::{Accelerator, Boot, Choice, Machine, RunningMachine, Tools, force, probe, start};
+use kiln_qemu::{Accelerator, Boot, Choice, Machine, RunningMachine, SecureBoot, Starts, Tools, force, probe, start};
 use serde::Serialize;
 use tokio::net::UnixStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::exit::{Exit, Failure, OrExit as _, Result};
 use crate::image::Image;
 use crate::screen::Screen;
+use crate::signed::Signed;
 
 /// Virtual processors of a machine.
 pub(crate) const CPUS: u16 = 2;
@@ -46,10 +47,16 @@ impl BootMode {
         }
     }
 
-    /// The same, for a machine of this image.
-    pub(super) fn of(self, image: &Image) -> Boot {
+    /// The same, for a machine of this image, which firmware may hold to its signature.
+    pub(super) fn of(self, image: &Image, signed: Option<&Signed>) -> Boot {
         match self {
-            Self::Firmware => Boot::Firmware { esp_disk: image.disk.path.clone() },
+            Self::Firmware => {
+                let (path, secure_boot) = match signed {
+                    None => (image.disk.path.clone(), SecureBoot::Off),
+                    Some(signed) => (signed.disk(), SecureBoot::Enforced { variables: signed.variables() }),
+                };
+                Boot::Firmware { starts: Starts::Disk { path }, secure_boot }
+            }
             Self::Direct => Boot::Direct {
                 kernel: image.kernel.path.clone(),
                 initrd: image.initrd.path.clone(),
