@@ -214,11 +214,16 @@ fn parts(job: &Job, machine: &mut Machine) -> Result<Result<Parts, Refusal>, Fau
 }
 
 fn policies(job: &CheckedJob, parts: &Parts, inputs: &std::path::Path) -> Result<Vec<Policy>, Refusal> {
-    let planned = job.steps().map(|step| {
-        plan::policy(step, parts, inputs).map_err(|error| {
+    let planned = job.steps().enumerate().map(|(at, step)| {
+        let policy = plan::policy(step, parts, inputs).map_err(|error| {
             let object = format!("step {}", step.name);
             refusal(Code::InvalidJob, &object, &error.to_string(), "stay within the bounds of the step sandbox")
-        })
+        })?;
+        kiln_sandbox::check_profile(policy.profile).map_err(|error| {
+            let remedy = "run the step in the profile strict or loopback; this machine has no other";
+            refusal(Code::Profile, &format!("step[{at}].profile"), &error.to_string(), remedy)
+        })?;
+        Ok(policy)
     });
     planned.collect()
 }

@@ -32,7 +32,7 @@ pub use cgroup::{Error as CgroupError, remove_abandoned};
 pub use enforced::{CgroupFacts, Confirmed, Enforced, Landlock, MountFact, ProcessFacts, Surroundings};
 #[cfg(feature = "mutation")]
 pub use filter::time_installation as time_filter_installation;
-pub use launcher::{Error as SpawnError, Launcher};
+pub use launcher::{Error as SpawnError, Launcher, check_profile};
 pub use layer::{Error as LayerError, Layer, Requirements};
 pub use outcome::{Exit, Outcome, Usage};
 pub use policy::{

@@ -73,7 +73,7 @@ pub(crate) fn took(usage: &Usage) -> String {
 
 /// All that the evidence says of it, shortly: the end, what it took, how many programs it ran, what it was denied.
 pub(crate) fn summary(report: &StepReport) -> String {
-    let StepReport { step, profile, exit, usage, executions, denials, unlisted } = report;
+    let StepReport { step, profile, exit, usage, executions, denials, unlisted, log_unkept_bytes } = report;
     let ran = executions.len() as u64 + unlisted.executions;
     let denied = denials.iter().fold(unlisted.denials, |sum, denial| sum.saturating_add(denial.count));
     let mut text = format!(
@@ -83,6 +83,9 @@ pub(crate) fn summary(report: &StepReport) -> String {
         if ran == 1 { "program run" } else { "programs run" },
         if denied == 1 { "denial" } else { "denials" }
     );
+    if *log_unkept_bytes > 0 {
+        text.push_str(&format!("; its log is full, {} are not in it (limits.log_bytes)", bytes(*log_unkept_bytes)));
+    }
     for denial in denials.iter().take(DENIALS_SHOWN) {
         let object: String = denial.object.chars().filter(|c| !c.is_control()).take(OBJECT_SHOWN).collect();
         let operation: String = denial.operation.chars().filter(|c| !c.is_control()).take(OBJECT_SHOWN).collect();

@@ -15,7 +15,7 @@ use kiln_formats::job::{Access, Profile, Step};
 use kiln_formats::log;
 use kiln_formats::manifest::{Outcome, path};
 use kiln_formats::names::{Name, PAYLOAD_STATEMENT, PREDICATE_RECORD};
-use kiln_formats::record::{Exit, InputSeen, StepRecord, Usage};
+use kiln_formats::record::{Exit, InputSeen, StepRecord, StreamSeen, Usage};
 use kiln_formats::runtime_trace::{Denial, Execution, MonitorLog, Unlisted};
 use kiln_formats::statement::{ResourceDescriptor, Statement, Subject};
 use serde::Serialize;
@@ -53,6 +53,8 @@ pub struct StepReport {
     pub denials: Vec<Denial>,
     /// How much more there was of both.
     pub unlisted: Unlisted,
+    /// How many bytes it wrote that its log has not, because the log met its limit.
+    pub log_unkept_bytes: u64,
 }
 
 /// What is carried from one record to the next.
@@ -112,6 +114,10 @@ pub(crate) fn check<'a>(allowed: AllowedJob<'a>, findings: &mut Vec<Finding>) ->
     RecordedSteps { allowed, byproducts, reports }
 }
 
+fn unkept(stream: &StreamSeen) -> u64 {
+    stream.written_bytes.saturating_sub(stream.kept_bytes)
+}
+
 fn report(record: StepRecord, log: MonitorLog) -> StepReport {
     StepReport {
         step: record.step,
@@ -121,6 +127,7 @@ fn report(record: StepRecord, log: MonitorLog) -> StepReport {
         executions: log.process,
         denials: log.kiln_denials,
         unlisted: log.kiln_unlisted,
+        log_unkept_bytes: unkept(&record.log.out).saturating_add(unkept(&record.log.err)),
     }
 }
 

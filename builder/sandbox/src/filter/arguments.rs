@@ -32,6 +32,9 @@ const IOCTLS: [u64; 6] = [
     0x4008_6602, // FS_IOC_SETFLAGS
     0x401C_5820, // FS_IOC_FSSETXATTR
 ];
+/// `PR_SET_MEMORY_MERGE` and `MADV_MERGEABLE`: who shares equal pages with others can tell what they have by how long a write takes.
+/// Source: include/uapi/linux/prctl.h, asm-generic/mman-common.h.
+const MERGING: [(libc::c_long, u8, u64); 2] = [(libc::SYS_prctl, 0, 67), (libc::SYS_madvise, 2, 12)];
 /// The only personalities: the plain one, without address randomisation, and asking.
 const PERSONALITIES: [u64; 3] = [0, 0x0004_0000, 0xFFFF_FFFF];
 /// Set-user-id and set-group-id: nothing that could outlive the step's confinement is made.
@@ -59,6 +62,9 @@ pub(super) fn rules(profile: Profile) -> Result<Rules, BackendError> {
     }
     for command in IOCTLS {
         deny(&mut rules, libc::SYS_ioctl, &[is(1, command)?])?;
+    }
+    for (nr, argument, value) in MERGING {
+        deny(&mut rules, nr, &[is(argument, value)?])?;
     }
     let others = PERSONALITIES.iter().map(|value| not(0, *value)).collect::<Result<Vec<_>, _>>()?;
     deny(&mut rules, libc::SYS_personality, &others)?;

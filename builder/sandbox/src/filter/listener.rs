@@ -69,6 +69,8 @@ fn describe(number: i64, args: [u64; 6]) -> Call {
         libc::SYS_personality => format!("persona={:#x}", low(0)),
         libc::SYS_seccomp => format!("operation={} flags={:#x}", low(0), low(1)),
         libc::SYS_ptrace => format!("request={:#x}", low(0)),
+        libc::SYS_prctl => format!("option={}", low(0)),
+        libc::SYS_madvise => format!("advice={}", low(2)),
         libc::SYS_bpf | libc::SYS_keyctl => format!("command={}", low(0)),
         libc::SYS_chmod | libc::SYS_fchmod | libc::SYS_creat | libc::SYS_mkdir | libc::SYS_mknod => mode(1),
         libc::SYS_fchmodat | libc::SYS_fchmodat2 | libc::SYS_mkdirat | libc::SYS_mknodat | libc::SYS_open => mode(2),

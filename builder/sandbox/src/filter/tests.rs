@@ -83,6 +83,10 @@ fn arguments_decide_where_rules_exist() {
             (libc::SYS_chmod, 0o755, false),
             (libc::SYS_chmod, 0o4755, true),
             (libc::SYS_mknodat, 0o2000, true),
+            (libc::SYS_prctl, 38, false),
+            (libc::SYS_prctl, 67, true),
+            (libc::SYS_madvise, 4, false),
+            (libc::SYS_madvise, 12, true),
             (libc::SYS_seccomp, 8, true),
             (libc::SYS_seccomp, 1, false),
         ];

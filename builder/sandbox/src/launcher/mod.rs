@@ -19,7 +19,7 @@ use crate::enforced::Enforced;
 use crate::filter::{Filter, StepFilters};
 use crate::kernel::{self, Missing};
 use crate::layer::{Layer, Requirements};
-use crate::policy::{Policy, VIEW_ID};
+use crate::policy::{Policy, Profile, VIEW_ID};
 use crate::readback::{self, Ordered};
 use crate::running::{Space, Started, Step};
 use crate::sys::{self, Forked, SingleThread};
@@ -88,6 +88,14 @@ impl From<Failed> for Error {
     }
 }
 
+/// Asks whether this machine's kernel can run steps of a profile: what [`Launcher::spawn`] asks first, for who must know earlier.
+///
+/// # Errors
+/// [`Error::Unavailable`], which says what is in the way.
+pub fn check_profile(profile: Profile) -> Result<(), Error> {
+    Ok(kernel::check_profile(profile)?)
+}
+
 /// A running launcher process. Dropped, it ends, and steps that still run are killed.
 #[derive(Debug)]
 pub struct Launcher {
@@ -139,7 +147,7 @@ impl Launcher {
     /// Whatever kept the step from starting; [`Error::Unavailable`] if the kernel lets nobody be traced and the profile is for
     /// that; [`Error::ReadBack`] names the layer that the kernel did not confirm.
     pub fn spawn(&self, policy: &Policy, stdout: OwnedFd, stderr: OwnedFd) -> Result<Step, Error> {
-        kernel::check_profile(policy.profile)?;
+        check_profile(policy.profile)?;
         let detach = |target: &str, source: &crate::policy::Source| {
             tree::detach(source).map_err(|source| Error::Source { target: target.to_owned(), source })
         };

@@ -1,5 +1,6 @@
 //! Limits that only cgroup controllers can hold: run where the kernel has them (`--limits`), as in the appliance.
 
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ pub(crate) const TESTS: &[Test] = &[
 const MEMORY: u64 = 64 << 20;
 /// How long whoever waits for the machine may wait, at most, whatever a step does.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// How often a bomb is tried until the machine answers in time.
+const TRIES_MAX: usize = 3;
 /// What a bomb gets to do its worst.
 const BOMB_WALL_MS: u64 = 2500;
 
@@ -78,7 +81,9 @@ fn memory_is_limited_however_it_is_used(bench: &Bench) {
         "memory_in_sockets",
         "memory_in_tables",
     ] {
-        let outcome = limited(bench, &[attack]).outcome;
+        let draft = bench.draft(&[attack]);
+        let limits = Limits { memory_bytes: MEMORY, pids: 20, wall_ms: 300_000, ..draft.limits };
+        let outcome = run(&bench.launcher, Draft { limits, temporaries: large_tmp(), ..draft }).outcome;
         assert_eq!(outcome.exit, Exit::OutOfMemory, "{attack}: {:?}", outcome.usage);
         assert!(outcome.usage.oom_kills > 0);
         assert!(outcome.usage.memory_peak_bytes.is_some_and(|peak| peak <= MEMORY), "{:?}", outcome.usage);
@@ -103,37 +108,44 @@ fn processor_time_is_limited(bench: &Bench) {
 
 /// A thread of the process that runs the steps (in the appliance: of PID 1) asks the machine for a little of everything, over
 /// and over: a pause, memory, a file, a child process. The longest time between two answers is measured, not how fast it is.
+///
+/// An emulated machine can be held up from outside for longer than that, so each bomb has more than one try; one that keeps the
+/// machine from answering does so each time.
 fn the_machine_answers_under_every_bomb(bench: &Bench) {
     for bomb in ["fork_bomb", "memory_in_files", "memory_in_pipes", "inode_bomb", "log_flood", "spin_all", "sync_storm"]
     {
-        let over = AtomicBool::new(false);
-        let slowest = std::thread::scope(|scope| {
-            let asking = scope.spawn(|| {
-                let mut slowest = Duration::ZERO;
-                while !over.load(Ordering::Relaxed) {
-                    let begin = Instant::now();
-                    std::thread::sleep(Duration::from_millis(1));
-                    let page = vec![1_u8; 1 << 20];
-                    let file = tempfile::tempfile().expect("a file");
-                    std::io::Write::write_all(&mut &file, &page).expect("written");
-                    slowest = slowest.max(begin.elapsed());
-                }
-                slowest
-            });
-            let draft = bench.draft(&[bomb]);
-            let limits = Limits {
-                memory_bytes: MEMORY,
-                pids: 64,
-                wall_ms: BOMB_WALL_MS,
-                cpu_percent: Some(100),
-                ..draft.limits
-            };
-            let ran = run(&bench.launcher, Draft { limits, temporaries: large_tmp(), ..draft });
-            over.store(true, Ordering::Relaxed);
-            println!("  {bomb}: {:?}, {:?}", ran.outcome.exit, ran.outcome.usage);
-            asking.join().expect("whoever asked")
+        let tries = std::iter::repeat_with(|| slowest_answer(bench, bomb)).take(TRIES_MAX);
+        let within = tries.map(|slowest| (slowest < ANSWER_MAX, slowest)).inspect(|(_, slowest)| {
+            println!("  {bomb}: the longest answer took {} ms", slowest.as_millis());
         });
-        println!("  {bomb}: the longest answer took {} ms", slowest.as_millis());
-        assert!(slowest < ANSWER_MAX, "{bomb}: {slowest:?}");
+        assert!(within.into_iter().any(|(is_within, _)| is_within), "{bomb}: never within {ANSWER_MAX:?}");
     }
+}
+
+/// How long the machine took to answer, at most, while a bomb did its worst.
+fn slowest_answer(bench: &Bench, bomb: &str) -> Duration {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut slowest = Duration::ZERO;
+            while !over.load(Ordering::Relaxed) {
+                let begin = Instant::now();
+                std::thread::sleep(Duration::from_millis(1));
+                let page = vec![1_u8; 1 << 20];
+                let file = tempfile::tempfile().expect("a file");
+                std::io::Write::write_all(&mut &file, &page).expect("written");
+                let child = std::process::Command::new("/proc/self/exe").arg("--list").stdout(Stdio::null()).status();
+                assert!(child.expect("a child process").success());
+                slowest = slowest.max(begin.elapsed());
+            }
+            slowest
+        });
+        let draft = bench.draft(&[bomb]);
+        let limits =
+            Limits { memory_bytes: MEMORY, pids: 64, wall_ms: BOMB_WALL_MS, cpu_percent: Some(100), ..draft.limits };
+        let ran = run(&bench.launcher, Draft { limits, temporaries: large_tmp(), ..draft });
+        over.store(true, Ordering::Relaxed);
+        println!("  {bomb}: {:?}, {:?}", ran.outcome.exit, ran.outcome.usage);
+        asking.join().expect("whoever asked")
+    })
 }

@@ -54,8 +54,10 @@ fn main() {
     println!("running {count} of {} tests", all.len());
     let mut failed = Vec::new();
     for (name, test) in chosen {
+        let begin = std::time::Instant::now();
         let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&bench))).is_ok();
-        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        let word = if passed { "ok" } else { "FAILED" };
+        println!("test {name} ... {word} ({} ms)", begin.elapsed().as_millis());
         if !passed {
             failed.push(*name);
         }

@@ -30,8 +30,11 @@ fn traced(bench: &Bench, arguments: &[&str]) -> Trace {
     outcome.trace.expect("a trace")
 }
 
+/// How often it was denied. Alternatives of the object are divided by `|`: of a file that was not made, older kernels tell only the
+/// directory.
 fn count(trace: &Trace, layer: Layer, operation: &str, object: &str) -> u64 {
-    let same = |denial: &&Denial| (denial.layer, &*denial.operation, &*denial.object) == (layer, operation, object);
+    let is = |found: &str| object.split('|').any(|object| object == found);
+    let same = |denial: &&Denial| (denial.layer, &*denial.operation) == (layer, operation) && is(&denial.object);
     trace.denials.iter().find(same).map_or(0, |denial| denial.count)
 }
 
@@ -98,7 +101,7 @@ fn a_denial_of_each_layer_is_named(bench: &Bench) {
         (Layer::Seccomp, "unshare", "flags=0x10000000"),
         (Layer::Seccomp, "setxattr", ""),
         (Layer::Landlock, "fs.make_dir", "/dev/shm"),
-        (Layer::View, "openat", "/"),
+        (Layer::View, "openat", "/|/evil"),
         (Layer::View, "openat", "/work/out/../../inputs/data"),
         (Layer::View, "chown", "/traced"),
         (Layer::Identity, "kill", "process 1"),
@@ -114,7 +117,7 @@ fn a_denial_of_each_layer_is_named(bench: &Bench) {
 fn a_flood_of_denials_is_counted(bench: &Bench) {
     let flood = |name| traced(bench, &[name, "3000"]);
     assert_eq!(count(&flood("deny"), Layer::Seccomp, "socket", "domain=2 type=0x1 protocol=0"), 3000);
-    assert_eq!(count(&flood("deny_view"), Layer::View, "openat", "/"), 3000);
+    assert_eq!(count(&flood("deny_view"), Layer::View, "openat", "/|/evil"), 3000);
     let landlock = flood("deny_landlock");
     let listed = count(&landlock, Layer::Landlock, "fs.make_dir", "/dev/shm");
     assert_eq!(listed + landlock.denials_unlisted, 3000);

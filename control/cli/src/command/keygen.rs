@@ -33,7 +33,8 @@ pub(crate) struct Keygen {
     /// The trust domain of its SPIFFE ids
     #[arg(long, default_value = "site.example")]
     trust_domain: Name,
-    /// Let jobs run steps in the profile `debug`, in which they may trace their own children: for a desk, not for a factory
+    /// Let jobs run steps in the profile `debug`, in which they may trace their own children: for machines of a desk's own
+    /// making. The appliance refuses such a step all the same: its kernel lets nobody trace
     #[arg(long)]
     allow_debug: bool,
 }

@@ -96,7 +96,7 @@ static int rights(void) {
     return real == 1000 && effective == 1000 && saved == 1000 && !(sets[0] | sets[1] | sets[2] | sets[3] | sets[4] | sets[5]) ? 0 : EPERM;
 }
 
-static const struct attack *groups[] = { sockets, others, kernel, programs, namespaces, view, files, storage, bombs, clocks, sweeps };
+static const struct attack *groups[] = { sockets, others, kernel, programs, namespaces, view, files, storage, bombs, clocks, sweeps, newer };
 
 static const struct attack *find(const char *name) {
     for (unsigned g = 0; g < sizeof groups / sizeof *groups; g++)

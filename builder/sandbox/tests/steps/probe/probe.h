@@ -26,7 +26,7 @@ struct attack {
 #define END { NULL, NULL }
 
 extern char **environ;
-extern const struct attack sockets[], others[], kernel[], programs[], namespaces[], view[], files[], storage[], bombs[], clocks[], sweeps[];
+extern const struct attack sockets[], others[], kernel[], programs[], namespaces[], view[], files[], storage[], bombs[], clocks[], sweeps[], newer[];
 
 /* Sets the answer; returns 0. */
 long tell(const char *format, ...);
