@@ -5,8 +5,8 @@ use std::io::{self, Read as _};
 
 use super::Error;
 
-/// Bytes read at a time. What was just read is still in the processor's cache when it is digested and written: measured, more is
-/// not faster and much less is slower.
+/// Bytes read at a time: few calls, and what was just read is still in the processor's cache when it is digested and written.
+/// Source: GNU coreutils 9.1, src/ioblksize.h, whose authors measured it on many machines.
 const CHUNK_BYTES: usize = 128 * 1024;
 
 /// A buffer for one file after another.

@@ -33,6 +33,7 @@ fn each_end_is_told_apart() {
         123,
         "file too large",
     );
+    ends(&["--tmp", "1M"], "exec dd if=/dev/zero of=/tmp/x bs=128K status=none", 122, "/tmp was full");
     ends(&[], "exec /etc/passwd", 126, "exited with status 126");
 }
 
