@@ -27,7 +27,7 @@ const MEMORY_MIB: u32 = 1024;
 /// Source: what cargo-fuzz 0.13 passes to the compiler, the sanitizer left out.
 const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions -Copt-level=1";
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions -Copt-level=0";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
@@ -52,6 +52,7 @@ fn build(workspace: &str) -> PathBuf {
         .arg("--target-dir")
         .arg(&directory)
         .env("RUSTFLAGS", FLAGS)
+        .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .status()
         .unwrap();
     assert!(status.success(), "{workspace} does not build");
@@ -61,7 +62,8 @@ fn build(workspace: &str) -> PathBuf {
 fn fuzz(program: &Path, corpus: &Path, runs: u32) -> Output {
     // What is found is new to this run only; the corpus stays as it is.
     let found = tempfile::tempdir().unwrap();
-    let longest = fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).max().unwrap_or(0);
+    let longest =
+        fs::read_dir(corpus).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).max().unwrap_or(0);
     Command::new(program)
         .arg(found.path())
         .arg(corpus)

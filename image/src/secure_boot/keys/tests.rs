@@ -1,3 +1,5 @@
+//! Keys: made once for each role, kept apart, and read back as what they are.
+
 use kiln_formats::eventlog::decode::SignatureDatabase;
 use tempfile::TempDir;
 
