@@ -25,6 +25,7 @@ pub mod certificate;
 pub mod event;
 pub mod eventlog;
 pub mod pcr;
+pub mod prediction;
 pub mod quote;
 pub mod reference;
 pub mod runtime_log;

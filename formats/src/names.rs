@@ -17,6 +17,12 @@ pub const BUILDER_FIRMWARE: &str = "https://kiln.example/builders/vm-swtpm-firmw
 pub const BUILDER_DIRECT: &str = "https://kiln.example/builders/vm-swtpm-direct/v1";
 /// The predicate of a step's record. Document: `docs/predicates/record/v1.md`.
 pub const PREDICATE_RECORD: &str = "https://kiln.example/predicates/record/v1";
+/// The predicate of an image's predictions. Document: `docs/predicates/reference/v1.md`.
+pub const PREDICATE_REFERENCE: &str = "https://kiln.example/predicates/reference/v1";
+/// The SLSA build type of the image itself. Document: `docs/buildtypes/image/v1.md`.
+pub const BUILD_TYPE_IMAGE: &str = "https://kiln.example/buildtypes/image/v1";
+/// A host that somebody built the image on. Document: `docs/builders/host/v1.md`.
+pub const BUILDER_HOST: &str = "https://kiln.example/builders/host/v1";
 /// The sandbox as it watches a step. Document: `docs/monitors/sandbox/v1.md`.
 pub const MONITOR: &str = "https://kiln.example/monitors/sandbox/v1";
 /// Our verifier, in the summaries that it writes. Document: `docs/verifier/v1.md`.
@@ -111,7 +117,17 @@ mod tests {
     #[test]
     fn every_uri_of_ours_has_a_document() {
         let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/");
-        for uri in [BUILD_TYPE, BUILDER_FIRMWARE, BUILDER_DIRECT, PREDICATE_RECORD, MONITOR, VERIFIER] {
+        for uri in [
+            BUILD_TYPE,
+            BUILDER_FIRMWARE,
+            BUILDER_DIRECT,
+            PREDICATE_RECORD,
+            PREDICATE_REFERENCE,
+            BUILD_TYPE_IMAGE,
+            BUILDER_HOST,
+            MONITOR,
+            VERIFIER,
+        ] {
             let path = format!("{docs}{}.md", uri.strip_prefix(BASE).unwrap());
             assert!(
                 std::fs::read_to_string(&path).is_ok_and(|text| text.contains(uri)),

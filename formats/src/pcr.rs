@@ -97,15 +97,21 @@ impl Bank {
 
     /// The digest of the two pieces one after the other.
     fn hash_two(self, first: &[u8], second: &[u8]) -> Option<BankDigest> {
-        fn run<D: sha2::Digest>(first: &[u8], second: &[u8]) -> impl AsRef<[u8]> + use<D> {
-            D::new().chain_update(first).chain_update(second).finalize()
+        self.hash_parts([first, second])
+    }
+
+    /// The digest of the pieces one after the other, which are not copied for it.
+    #[must_use]
+    pub fn hash_parts<'a>(self, parts: impl IntoIterator<Item = &'a [u8]>) -> Option<BankDigest> {
+        fn run<'a, D: sha2::Digest>(parts: impl IntoIterator<Item = &'a [u8]>) -> impl AsRef<[u8]> {
+            parts.into_iter().fold(D::new(), |hash, part| hash.chain_update(part)).finalize()
         }
         match self {
-            Self::Sha1 => BankDigest::new(self, run::<Sha1>(first, second).as_ref()),
-            Self::Sha256 => BankDigest::new(self, run::<Sha256>(first, second).as_ref()),
-            Self::Sha384 => BankDigest::new(self, run::<Sha384>(first, second).as_ref()),
-            Self::Sha512 => BankDigest::new(self, run::<Sha512>(first, second).as_ref()),
-            Self::Sm3 => BankDigest::new(self, run::<Sm3>(first, second).as_ref()),
+            Self::Sha1 => BankDigest::new(self, run::<Sha1>(parts).as_ref()),
+            Self::Sha256 => BankDigest::new(self, run::<Sha256>(parts).as_ref()),
+            Self::Sha384 => BankDigest::new(self, run::<Sha384>(parts).as_ref()),
+            Self::Sha512 => BankDigest::new(self, run::<Sha512>(parts).as_ref()),
+            Self::Sm3 => BankDigest::new(self, run::<Sm3>(parts).as_ref()),
         }
     }
 }

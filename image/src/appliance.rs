@@ -89,10 +89,14 @@ fn cargo(program: &str, shop: &Workshop<'_>) -> Tool {
     Tool::new(program).dir(shop.checkout.root()).inherit(place)
 }
 
+/// What the compiler says of itself: version, commit, platform.
+pub(crate) fn compiler(shop: &Workshop<'_>) -> Result<String, CommandError> {
+    cargo("rustc", shop).arg("-vV").output(shop.progress)
+}
+
 /// The compiler's flags: static, without a build id, and with every path replaced.
 fn flags(shop: &Workshop<'_>, tss: &Tss) -> Result<OsString, ApplianceError> {
-    let rustc = |arg: &str| cargo("rustc", shop).arg(arg).output(shop.progress);
-    let version = rustc("-vV")?;
+    let version = compiler(shop)?;
     let commit = version.lines().find_map(|line| line.strip_prefix("commit-hash: ")).ok_or(ApplianceError::NoCommit)?;
     let sysroot = cargo("rustc", shop).args(["--print", "sysroot"]).output(shop.progress)?;
     let std_source = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");

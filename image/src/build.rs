@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::pcr::Bank;
 use kiln_formats::reference::PcrReference;
 use serde::Serialize;
 
@@ -13,6 +12,8 @@ use crate::apt::Fetched;
 use crate::disk::{self, DiskError};
 use crate::files::{self, FileError};
 use crate::initrd::{self, InitrdError};
+use crate::inputs::{self, Input, InputsError};
+use crate::inventory::{Files, Inventory, InventoryError};
 use crate::kernel::{self, KernelError};
 use crate::reference::{self, ReferenceError};
 use crate::tools::{ImageTools, ToolsError};
@@ -47,6 +48,12 @@ pub enum BuildError {
     /// The reference values.
     #[error("cannot compute the reference values")]
     Reference(#[from] ReferenceError),
+    /// What the image consists of.
+    #[error("cannot list the parts of the image")]
+    Inventory(#[from] InventoryError),
+    /// What went into the image.
+    #[error("cannot list what the image was made from")]
+    Inputs(#[from] InputsError),
     /// A finished file.
     #[error(transparent)]
     File(#[from] FileError),
@@ -86,6 +93,20 @@ pub struct Image {
     pub sources: Vec<Fetched>,
     /// What booting the UKI must leave in the SHA-256 bank, by register number.
     pub pcrs: BTreeMap<String, PcrReference>,
+    /// Every part, by which another image can be told apart.
+    pub parts: Inventory,
+    /// Everything that went into it.
+    pub inputs: Vec<Input>,
+}
+
+impl Image {
+    /// Its files.
+    #[must_use]
+    pub fn files(&self) -> Files<'_> {
+        let [kernel, init, initrd, uki, disk] =
+            [&self.kernel, &self.init, &self.initrd, &self.uki, &self.disk].map(|file| file.path.as_path());
+        Files { kernel, init, initrd, uki, disk }
+    }
 }
 
 /// Makes the image. What was made before from the same inputs is checked and taken from the cache.
@@ -101,8 +122,10 @@ pub fn image(shop: &Workshop<'_>) -> Result<Image, BuildError> {
     let uki = uki::build(shop, &tools, &kernel, &initrd)?;
     let disk = disk::build(shop, &uki)?;
 
-    let predicted = reference::predict(&files::read(&uki)?, Bank::Sha256)?;
-    let sources: Vec<Fetched> = [kernel.source, tss.source].into_iter().chain(tools.sources).collect();
+    let pcrs = reference::image_registers(&files::read(&uki)?)?;
+    let files = Files { kernel: &kernel.image, init: &program.path, initrd: &initrd, uki: &uki, disk: &disk };
+    let parts = Inventory::of(&files, shop.progress)?;
+    let sources: Vec<Fetched> = [kernel.source.clone(), tss.source].into_iter().chain(tools.sources).collect();
     Ok(Image {
         uki: artifact(&uki)?,
         disk: artifact(&disk)?,
@@ -110,10 +133,12 @@ pub fn image(shop: &Workshop<'_>) -> Result<Image, BuildError> {
         initrd: artifact(&initrd)?,
         init: Artifact { path: program.path, bytes: program.bytes, sha256: program.sha256 },
         cmdline: uki::command_line(shop)?,
-        kernel_release: kernel.release,
+        kernel_release: kernel.release.clone(),
         pinned: sources.iter().all(|source| source.pinned),
+        inputs: inputs::list(shop, &kernel, &sources)?,
         sources,
-        pcrs: reference::values(&predicted),
+        pcrs,
+        parts,
     })
 }
 

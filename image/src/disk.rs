@@ -18,9 +18,11 @@ const DISK: &str = "disk.img";
 /// Bytes of the whole disk: the smallest round size whose partition can be FAT32, the one format that all firmware reads.
 const DISK_BYTES: u64 = 64 << 20;
 /// Where the partition begins: the alignment that partition tools use.
-const PARTITION_OFFSET_BYTES: u64 = 1 << 20;
+pub(crate) const PARTITION_OFFSET_BYTES: u64 = 1 << 20;
 /// Bytes of the partition; the last MiB of the disk holds the second partition table.
-const PARTITION_BYTES: u64 = DISK_BYTES - 2 * PARTITION_OFFSET_BYTES;
+pub(crate) const PARTITION_BYTES: u64 = DISK_BYTES - 2 * PARTITION_OFFSET_BYTES;
+/// Where firmware looks for what it starts. Source: UEFI 2.10, section 3.5.1.1.
+pub(crate) const UKI_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
 /// Bytes of a sector.
 const SECTOR_BYTES: u64 = 512;
 /// Disk, partition and volume: "kiln" in ASCII and a number.
@@ -68,7 +70,7 @@ pub fn write(progress: &dyn Progress, uki: &Path, dir: &Path) -> Result<PathBuf,
         .run(progress)?;
     let mtool = |program: &str| Tool::new(program).env("SOURCE_DATE_EPOCH", EPOCH).arg("-i").arg(&partition);
     mtool("mmd").args(["::/EFI", "::/EFI/BOOT"]).run(progress)?;
-    mtool("mcopy").arg(uki).arg("::/EFI/BOOT/BOOTX64.EFI").run(progress)?;
+    mtool("mcopy").arg(uki).arg(format!("::/{UKI_PATH}")).run(progress)?;
 
     sparse(&disk, DISK_BYTES)?;
     let script = dir.join("table");

@@ -79,6 +79,11 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), FileError> {
     fs::create_dir_all(path).map_err(failed("make the directory", path))
 }
 
+/// A directory that goes with the value.
+pub(crate) fn scratch() -> Result<tempfile::TempDir, FileError> {
+    tempfile::tempdir().map_err(failed("make a directory in", &std::env::temp_dir()))
+}
+
 /// Removes a file, or a directory with all that is in it; nothing to do where there is none.
 pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };

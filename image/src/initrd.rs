@@ -4,7 +4,9 @@
 //! umask of whoever cloned it has a say.
 
 use std::fs;
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::appliance::Program;
 use crate::cache::Inputs;
@@ -21,6 +23,11 @@ const OS_RELEASE_LINK: &str = "image/mkosi.skeleton/etc/os-release";
 /// The kernel's stub measures the initrd as padded to this. Source: systemd, src/boot/initrd.c (issue 35439).
 const ALIGNMENT_BYTES: usize = 4;
 
+/// How an initrd begins that zstd packed. Source: RFC 8878, section 3.1.1.
+pub const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The largest initrd, unpacked: ours has some megabytes, and it is held in memory.
+const UNPACKED_BYTES_MAX: u64 = 256 << 20;
+
 /// The initrd could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum InitrdError {
@@ -30,6 +37,12 @@ pub enum InitrdError {
     /// mkosi failed.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// zstd could not be run.
+    #[error("cannot run zstd")]
+    Zstd(#[from] io::Error),
+    /// The archive is damaged, or larger than any initrd.
+    #[error("the initrd cannot be unpacked")]
+    Packed,
 }
 
 /// Makes the initrd with `program` as `/init`, or takes it from the cache. Returns the file; its length is a multiple of 4.
@@ -63,6 +76,42 @@ fn make(shop: &Workshop<'_>, tools: &ImageTools, program: &Program, dir: &Path) 
     files::write(&dir.join("initrd.cpio.zst"), &initrd)?;
     files::remove(&work)?;
     Ok(())
+}
+
+/// Unpacks an initrd with the host's zstd, which takes no bytes behind an archive: the zeros that fill it up to a multiple of 4 go
+/// first, as many of them as are none of its own.
+///
+/// # Errors
+/// [`InitrdError::Zstd`], [`InitrdError::Packed`].
+pub fn unpack(initrd: &[u8]) -> Result<Vec<u8>, InitrdError> {
+    let zeros = initrd.iter().rev().take(ALIGNMENT_BYTES - 1).take_while(|byte| **byte == 0).count();
+    for kept in 0..=zeros {
+        let packed = initrd.get(..initrd.len() - (zeros - kept)).unwrap_or(initrd);
+        if let Some(archive) = zstd(packed)? {
+            return Ok(archive);
+        }
+    }
+    Err(InitrdError::Packed)
+}
+
+/// What zstd makes of it; none if it is not exactly an archive.
+fn zstd(packed: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let mut child = Command::new("zstd")
+        .args(["-dcq"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let (input, output) = (child.stdin.take(), child.stdout.take());
+    let mut archive = Vec::new();
+    let read = std::thread::scope(|scope| {
+        // A program that has seen enough closes its input: what counts is how it ends.
+        scope.spawn(move || input.map(|mut input| input.write_all(packed)));
+        output.map_or(Ok(0), |output| output.take(UNPACKED_BYTES_MAX + 1).read_to_end(&mut archive))
+    });
+    let status = child.wait()?;
+    read?;
+    Ok((status.success() && archive.len() as u64 <= UNPACKED_BYTES_MAX).then_some(archive))
 }
 
 /// Copies configuration and program into a tree of their own; returns the tree.

@@ -81,6 +81,9 @@ pub struct Kernel {
     pub source: Fetched,
 }
 
+/// Where the checkout has the fragments of its configuration.
+pub(crate) const CONFIGURATION: &str = "kernel-config";
+
 /// The text of the fragments, and of what must be off.
 struct Wanted {
     fragments: Vec<(&'static str, String)>,

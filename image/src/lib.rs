@@ -35,6 +35,12 @@ pub mod toolchain;
 // Whose images firmware starts: keys, signatures, enrolment.
 pub mod secure_boot;
 
+// What it consists of, and where another one differs.
+pub mod check;
+pub mod cpio;
+pub mod inputs;
+pub mod inventory;
+
 // What booting it must yield.
 pub mod pe;
 pub mod reference;

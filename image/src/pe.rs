@@ -1,7 +1,8 @@
 //! The parts of a PE file that firmware and systemd-stub measure.
 //!
-//! A [`Pe`] was parsed within the file's bounds; that says nothing about who made it. Deliberately absent: signatures, which
-//! Authenticode leaves out of its digest anyway.
+//! A [`Pe`] was parsed within the file's bounds; that says nothing about who made it. Foreign bytes: everything is bounded by the
+//! file's own length and by the constants below. Deliberately absent: checking signatures, which Authenticode leaves out of its
+//! digest anyway.
 
 use object::LittleEndian as Le;
 use object::pe::{IMAGE_DIRECTORY_ENTRY_SECURITY, ImageNtHeaders64};
@@ -16,8 +17,10 @@ const CERTIFICATE_ENTRY_OFFSET: usize = 144;
 const DIRECTORY_ENTRY_BYTES: usize = 8;
 /// Bytes of the checksum.
 const CHECKSUM_BYTES: usize = 4;
-/// The largest number of sections: a UKI has about fifteen.
-const SECTIONS_MAX: usize = 96;
+/// The largest number of sections: a UKI has about fifteen, one with many profiles some dozens.
+const SECTIONS_MAX: usize = 256;
+/// The most zeros that loading appends to a section: stubs have pages of them, kernels some megabytes.
+const ZEROS_BYTES_MAX: usize = 64 << 20;
 
 /// A file is not a PE32+ file, or its headers point outside of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,11 +37,14 @@ pub struct Pe<'a> {
 }
 
 /// A section by name, with the bytes that are loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section<'a> {
-    /// Its name, such as `.linux`.
+    /// Its name, such as `.linux`; what is not text in it is replaced.
     pub name: String,
-    /// Its first `VirtualSize` bytes.
+    /// Its first `VirtualSize` bytes, as far as the file has them.
     pub content: &'a [u8],
+    /// How many zeros follow in memory, where `VirtualSize` is more than the file has; at most 64 MiB.
+    pub zeros: usize,
 }
 
 fn wrong(reason: &'static str) -> PeError {
@@ -61,23 +67,32 @@ impl<'a> Pe<'a> {
     /// Its sections in the order of the section table.
     ///
     /// # Errors
-    /// [`PeError`] if a section lies outside of the file or its name is not text.
+    /// [`PeError`] if a section lies outside of the file or is far longer in memory than in the file.
     pub fn sections(&self) -> Result<Vec<Section<'a>>, PeError> {
         self.file
             .section_table()
             .iter()
             .map(|header| {
                 let name = header.name.split(|b| *b == 0).next().unwrap_or_default();
-                let name = std::str::from_utf8(name).map_err(|_| wrong("a section's name is not text"))?.to_owned();
                 let start = header.pointer_to_raw_data.get(Le) as usize;
-                let length = header.virtual_size.get(Le) as usize;
-                if length > header.size_of_raw_data.get(Le) as usize {
-                    return Err(wrong("a section is longer in memory than in the file"));
+                let in_memory = header.virtual_size.get(Le) as usize;
+                let in_file = in_memory.min(header.size_of_raw_data.get(Le) as usize);
+                let content = range(self.bytes, start, in_file)?;
+                let zeros = in_memory - in_file;
+                if zeros > ZEROS_BYTES_MAX {
+                    return Err(wrong("a section is far longer in memory than in the file"));
                 }
-                let content = range(self.bytes, start, length)?;
-                Ok(Section { name, content })
+                Ok(Section { name: String::from_utf8_lossy(name).into_owned(), content, zeros })
             })
             .collect()
+    }
+
+    /// The bytes of the Authenticode digest, in one piece.
+    ///
+    /// # Errors
+    /// Those of [`Pe::authenticode_parts`].
+    pub fn authenticode(&self) -> Result<Vec<u8>, PeError> {
+        Ok(self.authenticode_parts()?.concat())
     }
 
     /// The bytes of the Authenticode digest, in its order: the headers without checksum and certificate entry, each section by
@@ -87,7 +102,7 @@ impl<'a> Pe<'a> {
     ///
     /// # Errors
     /// [`PeError`] if a header points outside of the file.
-    pub fn authenticode(&self) -> Result<Vec<u8>, PeError> {
+    pub fn authenticode_parts(&self) -> Result<Vec<&'a [u8]>, PeError> {
         let optional = self.file.dos_header().nt_headers_offset() as usize + size_of::<ImageNtHeaders64>()
             - size_of::<object::pe::ImageOptionalHeader64>();
         let headers_end = self.file.nt_headers().optional_header().size_of_headers() as usize;
@@ -95,25 +110,26 @@ impl<'a> Pe<'a> {
         let entry = optional + CERTIFICATE_ENTRY_OFFSET;
         let after_checksum = checksum + CHECKSUM_BYTES;
         let after_entry = entry + DIRECTORY_ENTRY_BYTES;
-        let mut hashed = Vec::with_capacity(self.bytes.len());
+        let mut hashed = Vec::new();
         for (start, end) in [(0, checksum), (after_checksum, entry), (after_entry, headers_end)] {
-            hashed.extend_from_slice(self.bytes.get(start..end).ok_or(wrong("its headers are cut short"))?);
+            hashed.push(self.bytes.get(start..end).ok_or(wrong("its headers are cut short"))?);
         }
         let mut places: Vec<(usize, usize)> = self
             .file
             .section_table()
             .iter()
             .map(|section| (section.pointer_to_raw_data.get(Le) as usize, section.size_of_raw_data.get(Le) as usize))
+            .filter(|(_, length)| *length > 0)
             .collect();
         places.sort_unstable();
         let mut counted = headers_end;
         for (start, length) in places {
-            hashed.extend_from_slice(range(self.bytes, start, length)?);
+            hashed.push(range(self.bytes, start, length)?);
             counted = counted.checked_add(length).ok_or(wrong("its sections are too long"))?;
         }
         let rest = self.bytes.len().checked_sub(counted).and_then(|rest| rest.checked_sub(self.certificate_bytes()));
         let rest = rest.ok_or(wrong("its sections overlap"))?;
-        hashed.extend_from_slice(range(self.bytes, counted, rest)?);
+        hashed.push(range(self.bytes, counted, rest)?);
         Ok(hashed)
     }
 
@@ -123,6 +139,15 @@ impl<'a> Pe<'a> {
         self.certificate_bytes() > 0
     }
 
+    /// The signatures as they are in the file, believed by nobody yet: the last bytes. Empty if nobody signed it.
+    ///
+    /// # Errors
+    /// [`PeError`] if the headers say that there are more of them than the file has bytes.
+    pub fn certificates(&self) -> Result<&'a [u8], PeError> {
+        let start = self.bytes.len().checked_sub(self.certificate_bytes());
+        start.and_then(|start| self.bytes.get(start..)).ok_or(wrong("its signatures lie outside of it"))
+    }
+
     fn certificate_bytes(&self) -> usize {
         let table = self.file.data_directories().get(IMAGE_DIRECTORY_ENTRY_SECURITY);
         table.map_or(0, |table| table.size.get(Le) as usize)
@@ -130,6 +155,9 @@ impl<'a> Pe<'a> {
 }
 
 fn range(bytes: &[u8], start: usize, length: usize) -> Result<&[u8], PeError> {
+    if length == 0 {
+        return Ok(&[]);
+    }
     let end = start.checked_add(length).ok_or(wrong("a section lies outside of it"))?;
     bytes.get(start..end).ok_or(wrong("a section lies outside of it"))
 }

@@ -1,31 +1,39 @@
-//! What booting a UKI must leave in PCR 4, 9 and 11, computed from its bytes alone.
+//! What booting a UKI must leave in the TPM, computed from its bytes and a description of the machine.
 //!
-//! Pure. Holds for firmware that starts the UKI itself, with no other loader, add-on or command line. Source for what is measured
-//! where: TCG PC Client Platform Firmware Profile 1.06, section 2.3.4.5 (PCR 4); Linux, drivers/firmware/efi/libstub/
-//! efi-stub-helper.c (PCR 9, see also [`crate::stub`]); UAPI.5 Unified Kernel Image, "UKI TPM PCR Measurements", in the order of systemd's
-//! src/fundamental/uki.h (PCR 11). Deliberately absent: PCR 7, which depends on the machine's keys, and PCR 15, which depends on
-//! the site.
+//! Pure. In reading order: [`predict`] says for each register which measurements must happen, or why that cannot be said;
+//! [`sections`] is which of the UKI's sections count; [`variables`] is Secure Boot (PCR 7). Holds for firmware that starts the UKI
+//! itself: no other loader, no option ROM, no add-on, no other command line.
+//!
+//! Sources of what is measured where: TCG PC Client Platform Firmware Profile 1.06, section 2.3.4 (PCR 2, 4, 7); Linux,
+//! drivers/firmware/efi/libstub/efi-stub-helper.c (PCR 9); UAPI.5 Unified Kernel Image, "UKI TPM PCR Measurements" (PCR 11 to 13).
+//! Each was compared with live boots; `docs/reference-values.md` says which. Deliberately absent: PCR 0, 1, 3, 5 and 6, which the
+//! machine's maker and its settings decide, and PCR 15, which depends on the site.
 
+mod sections;
+mod variables;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
-use kiln_formats::reference::{EventReference, PcrReference};
+use kiln_formats::pcr::{Bank, PcrIndex};
+use kiln_formats::prediction::{
+    BootPath, Digests, EventPrediction, Firmware, MachineDescription, PcrPrediction, Prediction, SecureBoot,
+};
+use kiln_formats::reference::PcrReference;
 
 use crate::pe::{Pe, PeError};
-use crate::stub::combined_initrd;
+use crate::stub::{StubVersion, load_options};
+use sections::Sections;
+pub use sections::{SectionDigest, sections};
+pub use variables::{Variables, VariablesError};
 
-/// The sections that the stub measures, in its order. `.pcrsig` is skipped, for it signs the result.
-const MEASURED_SECTIONS: [&str; 14] = [
-    ".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey", ".profile",
-    ".dtbauto", ".hwids", ".efifw",
-];
-/// Sections that the stub would pass on to the kernel in an initrd of its own; ours have none of them.
-const FOREIGN_SECTIONS: [&str; 4] = [".ucode", ".pcrsig", ".pcrpkey", ".profile"];
-/// The section that holds the kernel.
-const KERNEL: &str = ".linux";
+/// The registers that the image alone decides, whatever the machine.
+const IMAGE_REGISTERS: [&str; 3] = ["4", "9", "11"];
+/// Source: Linux, drivers/firmware/efi/libstub/, version 5.17: the first that measures initrd and command line.
+const MEASURING_KERNEL: (u32, u32) = (5, 17);
 
-/// The values of a UKI cannot be predicted.
+/// The values of an image cannot be predicted at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReferenceError {
     /// The UKI, or the kernel in it, is not a PE file.
@@ -36,143 +44,250 @@ pub enum ReferenceError {
         /// What is wrong.
         source: PeError,
     },
-    /// A section that every UKI of ours has once, or that none has.
-    #[error("the UKI has {count} sections {name}, not {expected}")]
-    Section {
+    /// A PE file that is no UKI.
+    #[error("it is no UKI: it has no section {name}")]
+    NoUki {
+        /// The section that every UKI has.
+        name: &'static str,
+    },
+    /// The UKI has fewer profiles.
+    #[error("the UKI has no profile {profile}")]
+    NoProfile {
+        /// The profile that was asked for, from 0.
+        profile: u32,
+    },
+    /// The UKI has fewer sections of that name.
+    #[error("the UKI has no section {name} number {index}")]
+    NoSection {
         /// The section.
         name: &'static str,
-        /// How often it is there.
-        count: usize,
-        /// How often it should be.
-        expected: usize,
+        /// Which was asked for, from 0.
+        index: u32,
     },
-    /// The command line is not text.
-    #[error("the command line in the UKI is not UTF-8 text")]
-    CommandLine,
-    /// The bank's algorithm is one that we do not compute.
-    #[error("cannot compute the {bank} bank")]
-    Bank {
-        /// The bank.
-        bank: Bank,
-    },
+    /// Secure Boot's variables do not let this image start, or cannot be read.
+    #[error("cannot predict PCR 7")]
+    Variables(#[from] VariablesError),
+    /// The machine's description names no bank.
+    #[error("the machine's description names no bank")]
+    NoBank,
 }
 
-/// One measurement that must happen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Predicted {
-    /// The register.
-    pub pcr: PcrIndex,
-    /// What is measured, in words.
-    pub name: String,
-    /// What is extended.
-    pub digest: BankDigest,
+/// One measurement that must happen: the bytes that are hashed, in pieces.
+struct Measurement<'a> {
+    register: u8,
+    name: String,
+    parts: Vec<Cow<'a, [u8]>>,
 }
 
-/// The measurements of booting `uki`, in the order in which they happen within each register.
+/// Measurements in the making, and the registers that cannot be predicted.
+#[derive(Default)]
+struct Plan<'a> {
+    measured: Vec<Measurement<'a>>,
+    untouched: Vec<u8>,
+    not_predicted: BTreeMap<u8, &'static str>,
+}
+
+impl<'a> Plan<'a> {
+    fn add(&mut self, register: u8, name: impl Into<String>, parts: impl IntoIterator<Item = Cow<'a, [u8]>>) {
+        self.measured.push(Measurement { register, name: name.into(), parts: parts.into_iter().collect() });
+    }
+
+    fn bytes(&mut self, register: u8, name: &str, bytes: impl Into<Cow<'a, [u8]>>) {
+        self.add(register, name, [bytes.into()]);
+    }
+
+    fn separator(&mut self, register: u8) {
+        self.bytes(register, "separator", vec![0; 4]);
+    }
+}
+
+/// What booting `uki` on such a machine must leave in every bank. `variables` are what its firmware keeps for Secure Boot.
 ///
 /// # Errors
-/// [`ReferenceError`] if `uki` is not a UKI, or `bank` is one that we do not compute.
-pub fn predict(uki: &[u8], bank: Bank) -> Result<Vec<Predicted>, ReferenceError> {
+/// [`ReferenceError`] if `uki` is no UKI, or the description does not fit it.
+pub fn predict(uki: &[u8], machine: &MachineDescription, variables: &Variables) -> Result<Prediction, ReferenceError> {
+    if machine.banks.is_empty() {
+        return Err(ReferenceError::NoBank);
+    }
     let pe = parse(uki, "UKI")?;
-    let sections = Sections::of(&pe)?;
-    for name in FOREIGN_SECTIONS {
-        sections.none(name)?;
-    }
-    let mut events = Events { bank, list: Vec::new() };
-
-    events.add(4, "boot attempt", b"Calling EFI Application from Boot Option")?;
-    events.add(4, "separator", &[0; 4])?;
-    events.add(4, "UKI", &pe.authenticode().map_err(|source| ReferenceError::Pe { part: "UKI", source })?)?;
-    let kernel = parse(sections.one(KERNEL)?, "kernel in the UKI")?;
-    let kernel = kernel.authenticode().map_err(|source| ReferenceError::Pe { part: "kernel in the UKI", source })?;
-    events.add(4, "kernel", &kernel)?;
-
-    events.add(9, "kernel command line", &load_options(sections.one(".cmdline")?)?)?;
-    let initrd = combined_initrd(sections.one(".initrd")?, sections.one(".osrel")?);
-    events.add(9, "initrd", &initrd)?;
-
-    for name in MEASURED_SECTIONS {
-        for content in sections.all(name) {
-            events.add(11, &format!("{name} name"), &[name.as_bytes(), &[0]].concat())?;
-            events.add(11, &format!("{name} content"), content)?;
-        }
-    }
-    Ok(events.list)
+    let sections = Sections::of(&pe, machine)?;
+    let mut plan = Plan::default();
+    firmware(&pe, &sections, machine, &mut plan)?;
+    variables.measure(&pe, machine.secure_boot, &mut plan)?;
+    kernel(&sections, &mut plan);
+    stub(&sections, machine, &mut plan);
+    Ok(plan.hash(machine))
 }
 
-/// The SHA-256 values that `predicted` leads to, by register number. Measurements of other banks are left out.
-#[must_use]
-pub fn values(predicted: &[Predicted]) -> BTreeMap<String, PcrReference> {
-    let mut registers = PcrValues::new();
-    let mut events: BTreeMap<String, (PcrIndex, Vec<EventReference>)> = BTreeMap::new();
-    for event in predicted {
-        let Ok(bytes) = <[u8; 32]>::try_from(event.digest.as_bytes()) else { continue };
-        if event.digest.bank() != Bank::Sha256 {
-            continue;
-        }
-        registers.extend(event.pcr, &event.digest);
-        let list = &mut events.entry(event.pcr.get().to_string()).or_insert_with(|| (event.pcr, Vec::new())).1;
-        list.push(EventReference { name: event.name.clone(), sha256: Sha256Digest::from_bytes(bytes) });
-    }
-    let value = |index| registers.get_or_reset(Bank::Sha256, index);
-    let reference = |(index, events)| {
-        let bytes = <[u8; 32]>::try_from(value(index).as_bytes()).unwrap_or_default();
-        PcrReference { value: Sha256Digest::from_bytes(bytes), events }
+/// What booting `uki` must leave in the SHA-256 bank whatever the machine: PCR 4, 9 and 11, by number.
+///
+/// # Errors
+/// Those of [`predict`].
+pub fn image_registers(uki: &[u8]) -> Result<BTreeMap<String, PcrReference>, ReferenceError> {
+    let machine = MachineDescription { banks: vec![Bank::Sha256], ..MachineDescription::default() };
+    let prediction = predict(uki, &machine, &Variables::default())?;
+    let mut values = prediction.sha256().unwrap_or_default();
+    values.retain(|register, _| IMAGE_REGISTERS.contains(&register.as_str()));
+    Ok(values)
+}
+
+/// PCR 2 and 4: what firmware starts.
+fn firmware<'a>(
+    pe: &Pe<'a>,
+    sections: &Sections<'a>,
+    machine: &MachineDescription,
+    plan: &mut Plan<'a>,
+) -> Result<(), ReferenceError> {
+    let programs = match machine.firmware {
+        Firmware::Edk2 => 4,
+        Firmware::Gce => 2,
     };
-    events.into_iter().map(|(number, register)| (number, reference(register))).collect()
+    let borrowed = |parts: Vec<&'a [u8]>| parts.into_iter().map(Cow::Borrowed);
+    let image = pe.authenticode_parts().map_err(|source| ReferenceError::Pe { part: "UKI", source })?;
+    let attempt = b"Calling EFI Application from Boot Option".as_slice();
+    plan.separator(2);
+    match machine.boot {
+        BootPath::Esp => {
+            plan.bytes(4, "boot attempt", attempt);
+            plan.separator(4);
+            plan.add(programs, "UKI", borrowed(image));
+        }
+        // The monitor's image is loaded first, and then firmware says that it is ready to boot.
+        BootPath::Kernel => {
+            plan.add(programs, "UKI", borrowed(image));
+            plan.bytes(4, "boot attempt", attempt);
+            plan.separator(4);
+        }
+    }
+    match sections.stub {
+        Some(stub) if stub < StubVersion::OLDEST => {
+            plan.not_predicted.insert(programs, "this stub is older than version 252");
+        }
+        Some(stub) if stub >= StubVersion::LOADS_KERNEL => {}
+        // The stub vouches for the kernel in it, and firmware then neither checks nor measures it.
+        Some(_) if machine.secure_boot == SecureBoot::On => {}
+        Some(_) => {
+            let kernel = parse(sections.kernel.content, "kernel in the UKI")?;
+            let kernel = kernel.authenticode_parts();
+            let kernel = kernel.map_err(|source| ReferenceError::Pe { part: "kernel in the UKI", source })?;
+            plan.add(programs, "kernel", borrowed(kernel));
+        }
+        None => {
+            plan.not_predicted
+                .insert(programs, "the stub is not systemd's: whether it has the kernel measured is not known");
+        }
+    }
+    if machine.firmware == Firmware::Gce {
+        plan.not_predicted.insert(2, "this firmware measures the disk's partition table into it");
+    }
+    Ok(())
+}
+
+/// PCR 9: what the kernel's own stub is given.
+fn kernel<'a>(sections: &Sections<'a>, plan: &mut Plan<'a>) {
+    let stub = match sections.stub {
+        Some(stub) if (StubVersion::OLDEST..=StubVersion::NEWEST).contains(&stub) => stub,
+        Some(_) => {
+            plan.not_predicted.insert(9, "which initrds this version of the stub joins is not known");
+            return;
+        }
+        None => {
+            plan.not_predicted.insert(9, "the stub is not systemd's: which initrds it joins is not known");
+            return;
+        }
+    };
+    match sections.kernel_version() {
+        Some(version) if version >= MEASURING_KERNEL => {}
+        Some(_) => {
+            plan.not_predicted.insert(9, "the kernel is older than 5.17, which first measured initrd and command line");
+            return;
+        }
+        None => {
+            plan.not_predicted.insert(9, "the kernel does not say its version");
+            return;
+        }
+    }
+    if sections.has_zeros() {
+        plan.not_predicted.insert(9, "a section is longer in memory than in the file");
+        return;
+    }
+    if let Some(cmdline) = sections.content(".cmdline") {
+        match load_options(cmdline) {
+            Some(options) => plan.bytes(9, "kernel command line", options),
+            None => {
+                plan.not_predicted.insert(9, "the command line is not text");
+            }
+        }
+    }
+    if let Some(initrd) = stub.initrd(|name| sections.content(name)) {
+        plan.add(9, "initrd", initrd);
+    }
+}
+
+/// PCR 8 and 11 to 14: what the stub measures, and what nothing may.
+fn stub<'a>(sections: &Sections<'a>, machine: &MachineDescription, plan: &mut Plan<'a>) {
+    plan.untouched = vec![8, 13, 14];
+    let Some(stub) = sections.stub else {
+        let why = "the stub is not systemd's: what it measures is not known";
+        plan.not_predicted.extend([8, 11, 12, 13, 14].map(|register| (register, why)));
+        return;
+    };
+    if stub < StubVersion::OLDEST {
+        plan.not_predicted.insert(11, "this stub is older than version 252");
+    }
+    for name in stub.measured() {
+        let Some(section) = sections.get(name) else { continue };
+        plan.bytes(11, &format!("{name} name"), [name.as_bytes(), &[0]].concat());
+        let zeros = (section.zeros > 0).then(|| Cow::Owned(vec![0; section.zeros]));
+        plan.add(11, format!("{name} content"), [Cow::Borrowed(section.content)].into_iter().chain(zeros));
+    }
+    if let Some(why) = sections.undecided(stub, machine) {
+        plan.not_predicted.insert(11, why);
+    }
+    match machine.profile {
+        0 => plan.untouched.push(12),
+        profile => {
+            let number = profile.to_string();
+            let number: Vec<u8> = number.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+            plan.bytes(12, "profile", number);
+        }
+    }
+}
+
+impl Plan<'_> {
+    /// Hashes everything, one thread for each bank: they share nothing but the bytes.
+    fn hash(self, machine: &MachineDescription) -> Prediction {
+        let of_bank = |bank: Bank| {
+            let parts =
+                |measurement: &Measurement<'_>| bank.hash_parts(measurement.parts.iter().map(|part| part.as_ref()));
+            self.measured.iter().map(parts).collect::<Vec<_>>()
+        };
+        let hashed: Vec<Vec<_>> = std::thread::scope(|scope| {
+            let of_bank = &of_bank;
+            let threads: Vec<_> = machine.banks.iter().map(|bank| scope.spawn(move || of_bank(*bank))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
+        });
+        let mut events: BTreeMap<u8, Vec<EventPrediction>> = BTreeMap::new();
+        events.extend(self.untouched.iter().map(|register| (*register, Vec::new())));
+        for (at, measurement) in self.measured.iter().enumerate() {
+            let digests: Digests = hashed.iter().filter_map(|bank| bank.get(at).copied().flatten()).collect();
+            let event = EventPrediction { name: measurement.name.clone(), digests };
+            events.entry(measurement.register).or_default().push(event);
+        }
+        let register = |(register, events): (u8, Vec<EventPrediction>)| {
+            let index = PcrIndex::new(register.into()).ok()?;
+            let known = !self.not_predicted.contains_key(&register);
+            known.then(|| (register.to_string(), PcrPrediction::of(index, &machine.banks, events)))
+        };
+        let pcrs = events.into_iter().filter_map(register).collect();
+        let not_predicted =
+            self.not_predicted.iter().map(|(register, why)| (register.to_string(), (*why).to_owned())).collect();
+        Prediction { machine: machine.clone(), pcrs, not_predicted }
+    }
 }
 
 fn parse<'a>(bytes: &'a [u8], part: &'static str) -> Result<Pe<'a>, ReferenceError> {
     Pe::parse(bytes).map_err(|source| ReferenceError::Pe { part, source })
-}
-
-/// What the kernel's EFI stub measures of the command line: UTF-16, little endian, with its terminating zero.
-fn load_options(cmdline: &[u8]) -> Result<Vec<u8>, ReferenceError> {
-    let text = std::str::from_utf8(cmdline).map_err(|_| ReferenceError::CommandLine)?;
-    Ok(text.trim_end_matches('\0').encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect())
-}
-
-/// The sections of a UKI.
-struct Sections<'a>(Vec<crate::pe::Section<'a>>);
-
-impl<'a> Sections<'a> {
-    fn of(pe: &Pe<'a>) -> Result<Self, ReferenceError> {
-        pe.sections().map(Self).map_err(|source| ReferenceError::Pe { part: "UKI", source })
-    }
-
-    fn all(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |section| section.name == name).map(|section| section.content)
-    }
-
-    fn one(&self, name: &'static str) -> Result<&'a [u8], ReferenceError> {
-        match self.all(name).collect::<Vec<_>>().as_slice() {
-            [content] => Ok(content),
-            other => Err(ReferenceError::Section { name, count: other.len(), expected: 1 }),
-        }
-    }
-
-    fn none(&self, name: &'static str) -> Result<(), ReferenceError> {
-        match self.all(name).count() {
-            0 => Ok(()),
-            count => Err(ReferenceError::Section { name, count, expected: 0 }),
-        }
-    }
-}
-
-/// Measurements in the making.
-struct Events {
-    bank: Bank,
-    list: Vec<Predicted>,
-}
-
-impl Events {
-    fn add(&mut self, pcr: u32, name: &str, measured: &[u8]) -> Result<(), ReferenceError> {
-        let (Some(digest), Ok(pcr)) = (self.bank.hash(measured), PcrIndex::new(pcr)) else {
-            return Err(ReferenceError::Bank { bank: self.bank });
-        };
-        self.list.push(Predicted { pcr, name: name.into(), digest });
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -78,6 +78,17 @@ pub(crate) struct Description {
     trust_domain: Name,
 }
 
+impl Description {
+    fn configuration(&self, builder_id: &str) -> Configuration {
+        Configuration {
+            version: VERSION,
+            site: self.name.clone(),
+            trust_domain: self.trust_domain.clone(),
+            builder_id: builder_id.to_owned(),
+        }
+    }
+}
+
 /// A site, read and checked.
 #[derive(Debug)]
 pub struct Site {
@@ -219,12 +230,7 @@ impl Site {
     /// What a machine that was started in this way is told of itself.
     #[must_use]
     pub fn configuration(&self, builder_id: &str) -> Configuration {
-        Configuration {
-            version: VERSION,
-            site: self.description.name.clone(),
-            trust_domain: self.description.trust_domain.clone(),
-            builder_id: builder_id.to_owned(),
-        }
+        self.description.configuration(builder_id)
     }
 
     /// What one image must yield at this site: `pcrs` are those that the image itself decides, by register number; PCR 15 follows
@@ -296,6 +302,22 @@ fn expected_boot(init_sha256: Sha256Digest, configuration: &[u8], trust: &[u8]) 
         references.push(EventReference { name: name.to_owned(), sha256 });
     }
     PcrReference { value: Sha256Digest::from_bytes(value), events: references }
+}
+
+/// What PCR 15 must hold after the boot part of a machine that was started in this way at the site in `directory`. Reads no key.
+///
+/// # Errors
+/// [`SiteError::File`], [`SiteError::Document`].
+pub fn boot_reference(
+    directory: &Path,
+    builder_id: &str,
+    init_sha256: Sha256Digest,
+) -> Result<PcrReference, SiteError> {
+    let description: Description = document(&directory.join(path::SITE), CONFIGURATION_BYTES_MAX)?.0;
+    let (_, trust_bytes): (TrustBundle, _) = document(&directory.join(path::TRUST), TRUST_BYTES_MAX)?;
+    let configuration = canonical::to_vec(&description.configuration(builder_id))
+        .map_err(|source| SiteError::Document { path: directory.join(path::SITE), source })?;
+    Ok(expected_boot(init_sha256, &configuration, &trust_bytes))
 }
 
 /// The reference values in a site's directory, one document for each image. Reads no key.

@@ -81,12 +81,27 @@ pub(crate) enum Problem {
     /// A JSON file of ours that cannot be read.
     #[error("{} cannot be read", path.display())]
     Json { path: std::path::PathBuf, source: serde_json::Error },
+    /// A description of a machine that cannot be read.
+    #[error("{} is no description of a machine", path.display())]
+    Description { path: std::path::PathBuf, source: toml::de::Error },
     /// A certificate that cannot be read.
     #[error("{} cannot be read", path.display())]
     Certificate { path: std::path::PathBuf, source: kiln_formats::certificate::CertificateError },
     /// A site without reference values.
     #[error("the site {} has no reference values; `kiln reference IMAGE --site DIR --save` adds them", path.display())]
     NoReference { path: std::path::PathBuf },
+    /// A signed document whose signer nobody named.
+    #[error("{} is signed: name the public key of the image's producer with --publisher", path.display())]
+    Publisher { path: std::path::PathBuf },
+    /// A signed document that does not hold.
+    #[error("{} does not hold", path.display())]
+    Envelope { path: std::path::PathBuf, source: kiln_formats::dsse::Error },
+    /// A signed document of another kind.
+    #[error("{} is no {expected}", path.display())]
+    Statement { path: std::path::PathBuf, expected: &'static str },
+    /// Reference values that contradict themselves.
+    #[error("{} cannot be used", path.display())]
+    Prediction { path: std::path::PathBuf, source: kiln_formats::prediction::PredictionError },
     /// Neither a site nor its three parts.
     #[error("name the site with --site, or --root, --policy and --reference")]
     NoAnchors,

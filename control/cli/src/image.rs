@@ -1,23 +1,20 @@
 //! The image that machines start, made now or named by a file, and what it must yield.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use kiln_attestor::site::Site;
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::pcr::Bank;
 use kiln_formats::reference::{PcrReference, Reference};
 use kiln_image::pe::Pe;
 use kiln_image::progress::Progress as _;
 use kiln_image::workshop::Workshop;
-use kiln_image::{build, packages, reference};
+use kiln_image::{build, cpio, initrd, packages, reference};
 use serde::Deserialize;
 
 use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::screen::Screen;
-use crate::{cpio, document, host};
+use crate::{document, host};
 
 /// The largest description of an image in bytes: it lists some dozen packages.
 const DESCRIPTION_BYTES_MAX: usize = 1 << 20;
@@ -112,36 +109,26 @@ pub(crate) struct Uki {
 }
 
 impl Uki {
-    /// Reads a UKI without booting it.
+    /// Reads a UKI of ours without booting it.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let bytes = document::read(path, UKI_BYTES_MAX)?;
-        let predicted = reference::predict(&bytes, Bank::Sha256).or_exit(Exit::Usage)?;
-        let pe = Pe::parse(&bytes).or_exit(Exit::Usage)?;
-        let sections = pe.sections().or_exit(Exit::Usage)?;
-        let initrd = sections.iter().find(|section| section.name == ".initrd").map(|section| section.content);
-        let archive = decompress(initrd.unwrap_or_default())?;
+        let bytes = read_uki(path)?;
+        let pcrs = reference::image_registers(&bytes).or_exit(Exit::Usage)?;
         let no_init = || Problem::Bundle { path: path.to_owned(), why: "its initrd has no program called init" };
-        let init = cpio::find(&archive, INIT).ok_or_else(no_init).or_exit(Exit::Usage)?;
-        let init_sha256 = Sha256Digest::of(init);
-        Ok(Self { sha256: Sha256Digest::of(&bytes), init_sha256, pcrs: reference::values(&predicted) })
+        let init_sha256 = init_digest(&bytes)?.ok_or_else(no_init).or_exit(Exit::Usage)?;
+        Ok(Self { sha256: Sha256Digest::of(&bytes), init_sha256, pcrs })
     }
 }
 
-/// Unpacks zstd with the host's program. An initrd may end in up to three zeros, which zstd refuses: so those go one by one.
-fn decompress(mut packed: &[u8]) -> Result<Vec<u8>> {
-    let directory = tempfile::tempdir().or_exit(Exit::Infrastructure)?;
-    let file = directory.path().join("initrd");
-    loop {
-        std::fs::File::create(&file).and_then(|mut file| file.write_all(packed)).or_exit(Exit::Infrastructure)?;
-        let zstd = Command::new("zstd").args(["-dcq"]).arg(&file).stdin(Stdio::null()).output();
-        let output = zstd.or_exit(Exit::Infrastructure)?;
-        match packed.strip_suffix(&[0]) {
-            _ if output.status.success() => return Ok(output.stdout),
-            Some(shorter) => packed = shorter,
-            None => {
-                return Err(Problem::Command { command: "zstd -d".to_owned(), status: output.status })
-                    .or_exit(Exit::Usage);
-            }
-        }
-    }
+/// The bytes of a UKI that a person named.
+pub(crate) fn read_uki(path: &Path) -> Result<Vec<u8>> {
+    document::read(path, UKI_BYTES_MAX)
+}
+
+/// The digest of PID 1's program in a UKI of ours; none in others, which pack their initrd in other ways or have no such program.
+pub(crate) fn init_digest(uki: &[u8]) -> Result<Option<Sha256Digest>> {
+    let sections = Pe::parse(uki).and_then(|pe| pe.sections()).or_exit(Exit::Usage)?;
+    let initrd = sections.iter().find(|section| section.name == ".initrd").map(|section| section.content);
+    let packed = initrd.filter(|initrd| initrd.starts_with(&initrd::ZSTD));
+    let archive = packed.map(initrd::unpack).transpose().or_exit(Exit::Usage)?.unwrap_or_default();
+    Ok(cpio::find(&archive, INIT).map(Sha256Digest::of))
 }

@@ -7,7 +7,6 @@
 #![forbid(unsafe_code)]
 
 mod command;
-mod cpio;
 mod document;
 mod ended;
 mod evidence;
@@ -17,6 +16,7 @@ mod image;
 mod lines;
 mod order;
 mod output;
+mod published;
 mod screen;
 mod signed;
 mod timings;

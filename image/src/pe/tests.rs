@@ -99,8 +99,20 @@ fn no_cut_and_no_number_makes_it_panic() {
 }
 
 #[test]
-fn refuses_what_memory_would_fill_with_zeros() {
+fn memory_is_filled_with_zeros_up_to_a_bound() {
     let mut file = sample(&[(".linux", b"kernel")], b"");
     file[OPTIONAL + 240 + 8] = 0xff;
+    let sections = Pe::parse(&file).unwrap().sections().unwrap();
+    // The file has as much as its alignment gives it.
+    assert_eq!((sections[0].content.len(), sections[0].zeros), (16, 0xff - 16));
+    file[OPTIONAL + 240 + 11] = 0xff;
     assert!(Pe::parse(&file).unwrap().sections().is_err());
+}
+
+#[test]
+fn the_signatures_are_the_last_bytes() {
+    let file = sample(&[(".linux", b"kernel")], b"certificate");
+    assert_eq!(Pe::parse(&file).unwrap().certificates(), Ok(&b"certificate"[..]));
+    let unsigned = sample(&[(".linux", b"kernel")], b"");
+    assert_eq!(Pe::parse(&unsigned).unwrap().certificates(), Ok(&b""[..]));
 }

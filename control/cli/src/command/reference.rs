@@ -1,63 +1,200 @@
 //! `kiln reference`: what an image must yield, without booting it.
 
-use std::path::PathBuf;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use kiln_attestor::site::Site;
+use kiln_attestor::site::{Site, read_key};
 use kiln_formats::canonical;
-use kiln_formats::names::BUILDER_FIRMWARE;
-use kiln_formats::reference::{self, MachineReference, Reference};
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::names::{BUILDER_FIRMWARE, PREDICATE_REFERENCE};
+use kiln_formats::pcr::Bank;
+use kiln_formats::prediction::{BootPath, Firmware, MachineDescription, Prediction, Predictions, SecureBoot, VERSION};
+use kiln_formats::statement::{Statement, Subject};
+use kiln_image::reference::{self, Variables};
 
-use crate::exit::{Exit, OrExit as _, Result};
-use crate::image::Uki;
-use crate::{document, host};
+use crate::exit::{Exit, OrExit as _, Problem, Result};
+use crate::image::{self, Uki};
+use crate::output::Output;
+use crate::{document, host, published};
 
-/// Compute the PCR values that booting an image must leave in the TPM, from its bytes alone.
+/// The largest description of a machine in bytes: it has some ten lines.
+const MACHINE_BYTES_MAX: usize = 1 << 16;
+/// The largest variable of Secure Boot in bytes.
+const VARIABLE_BYTES_MAX: usize = 1 << 20;
+/// The signed statement, in the directory that `--out` makes.
+const STATEMENT: &str = "reference.intoto.json";
+
+/// Compute what booting an image must leave in the TPM, from its bytes alone.
 ///
-/// Without a site: PCR 4, 9 and 11, the same for everyone. With a site also PCR 15, which holds the site's configuration and trust
-/// bundle. The result is canonical JSON.
+/// Any UKI that systemd-stub starts will do. PCR 2, 4, 7, 8, 9 and 11 to 14, each for every bank, with the events that lead to it;
+/// or why it cannot be predicted. With a site: the document that `kiln verify` reads, with PCR 15, which holds the site's
+/// configuration and trust bundle. docs/reference-values.md explains each register, machine descriptions, and publishing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   kiln reference kiln.efi
+  kiln reference kiln.efi --secure-boot site/secure-boot --bank sha1 --bank sha256 --json
+  kiln reference other.efi --machine laptop.toml --machine cloud.toml --json
+  kiln reference kiln.efi --sign image.key --out published
   kiln reference kiln.efi --site site > reference.json
   kiln reference kiln.efi --site site --save")]
 pub(crate) struct ReferenceCommand {
     /// A unified kernel image (UKI)
     image: PathBuf,
-    /// The site whose machines start it
-    #[arg(long, value_name = "DIR")]
+    /// The site whose machines start it: print the document that `kiln verify` reads
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["machine", "secure_boot", "bank", "json", "sign"])]
     site: Option<PathBuf>,
     /// Add the values to the site and print the file's path
     #[arg(long, requires = "site")]
     save: bool,
+    /// A description of a machine (TOML); without one, OVMF with the image on its disk
+    #[arg(long, value_name = "FILE")]
+    machine: Vec<PathBuf>,
+    /// Secure Boot's variables (PK.esl, KEK.esl, db.esl, dbx.esl); without --machine it is on
+    #[arg(long, value_name = "DIR")]
+    secure_boot: Option<PathBuf>,
+    /// A bank of the TPM, instead of those that the machine's description names
+    #[arg(long, value_name = "BANK", value_parser = bank)]
+    bank: Vec<Bank>,
+    /// Print the statement as JSON
+    #[arg(long)]
+    json: bool,
+    /// Sign the statement with the key (PEM) of the image's producer
+    #[arg(long, value_name = "KEY", requires = "out")]
+    sign: Option<PathBuf>,
+    /// The directory to make, for what is signed
+    #[arg(long, value_name = "DIR", requires = "sign")]
+    out: Option<PathBuf>,
+}
+
+fn bank(name: &str) -> std::result::Result<Bank, String> {
+    let known = || Bank::ALL.map(Bank::name).join(", ");
+    Bank::from_name(name).ok_or_else(|| format!("the banks are {}", known()))
 }
 
 impl ReferenceCommand {
     pub(crate) fn run(self) -> Result {
+        match &self.site {
+            Some(directory) => self.of_site(directory),
+            None => self.of_machines(),
+        }
+    }
+
+    /// The document of a site.
+    fn of_site(&self, directory: &Path) -> Result {
         let uki = Uki::read(&self.image)?;
-        let Some(directory) = self.site else {
-            let machine = MachineReference { builder_id: BUILDER_FIRMWARE.to_owned(), pcrs: uki.pcrs };
-            let (image_sha256, init_sha256) = (uki.sha256, uki.init_sha256);
-            return print(&Reference {
-                version: reference::VERSION,
-                image_sha256,
-                init_sha256,
-                machines: vec![machine],
-            });
-        };
-        let site = Site::open(&directory, host::now()?).or_exit(Exit::Usage)?;
+        let site = Site::open(directory, host::now()?).or_exit(Exit::Usage)?;
         let computed = site.reference(uki.sha256, uki.init_sha256, &uki.pcrs).or_exit(Exit::Infrastructure)?;
         if self.save {
             println!("{}", site.add_reference(&computed).or_exit(Exit::Usage)?.display());
             return Ok(Exit::Done);
         }
-        print(&computed)
+        // To the byte what a verifier reads: no line end.
+        document::print_exact(&canonical::to_vec(&computed).or_exit(Exit::Infrastructure)?)?;
+        Ok(Exit::Done)
+    }
+
+    /// The statement for machines of any site.
+    fn of_machines(&self) -> Result {
+        let bytes = image::read_uki(&self.image)?;
+        let variables = self.secure_boot.as_deref().map(read_variables).transpose()?.unwrap_or_default();
+        let predict = |machine| reference::predict(&bytes, &machine, &variables).or_exit(Exit::Usage);
+        let machines = self.machines()?.into_iter().map(predict).collect::<Result<Vec<_>>>()?;
+        let predicate = Predictions { version: VERSION, init_sha256: image::init_digest(&bytes)?, machines };
+        let name = self.image.file_name().unwrap_or(self.image.as_os_str()).to_string_lossy();
+        let statement =
+            Statement::new(PREDICATE_REFERENCE, vec![Subject::new(name, Sha256Digest::of(&bytes))], predicate);
+        if let (Some(key), Some(out)) = (&self.sign, &self.out) {
+            let output = Output::begin(out)?;
+            let key = read_key(key).or_exit(Exit::Usage)?;
+            document::write_new(&output.path().join(STATEMENT), &published::sign(&statement, &key)?)?;
+            println!("{}", output.release()?.display());
+        } else if self.json {
+            document::print_json(&statement)?;
+        } else {
+            document::print(text(&statement).trim_end().as_bytes())?;
+        }
+        Ok(Exit::Done)
+    }
+
+    fn machines(&self) -> Result<Vec<MachineDescription>> {
+        let mut machines = self.machine.iter().map(|path| read_machine(path)).collect::<Result<Vec<_>>>()?;
+        if machines.is_empty() {
+            let secure_boot = if self.secure_boot.is_some() { SecureBoot::On } else { SecureBoot::Off };
+            let builder_id = Some(BUILDER_FIRMWARE.to_owned());
+            machines.push(MachineDescription { builder_id, secure_boot, ..MachineDescription::default() });
+        }
+        if !self.bank.is_empty() {
+            machines.iter_mut().for_each(|machine| machine.banks.clone_from(&self.bank));
+        }
+        Ok(machines)
     }
 }
 
-fn print(reference: &Reference) -> Result {
-    // To the byte what a verifier reads: no line end.
-    document::print_exact(&canonical::to_vec(reference).or_exit(Exit::Infrastructure)?)?;
-    Ok(Exit::Done)
+fn read_machine(path: &Path) -> Result<MachineDescription> {
+    let text = String::from_utf8(document::read(path, MACHINE_BYTES_MAX)?);
+    let text = text.map_err(|_| Problem::NotText { path: path.to_owned() }).or_exit(Exit::Usage)?;
+    toml::from_str(&text).map_err(|source| Problem::Description { path: path.to_owned(), source }).or_exit(Exit::Usage)
+}
+
+/// Reads `PK.esl` and the others; what is not there is empty. At least `db.esl` is there, or this is another directory.
+fn read_variables(directory: &Path) -> Result<Variables> {
+    let of = |name: &str| {
+        let path = directory.join(format!("{name}.esl"));
+        if name != "db" && !path.exists() { Ok(Vec::new()) } else { document::read(&path, VARIABLE_BYTES_MAX) }
+    };
+    let [pk, kek, db, dbx, dbt, dbr] = Variables::NAMES.map(of);
+    Variables::new([pk?, kek?, db?, dbx?, dbt?, dbr?]).or_exit(Exit::Usage)
+}
+
+/// For a person: each register with its value in each bank, and what leads to it.
+fn text(statement: &Statement<Predictions>) -> String {
+    let mut text = String::new();
+    for subject in &statement.subject {
+        let _ = writeln!(text, "{}  {}", subject.digest.sha256, subject.name);
+    }
+    for prediction in &statement.predicate.machines {
+        let _ = writeln!(text, "\n{}", heading(&prediction.machine));
+        for (number, line) in lines(prediction) {
+            let _ = writeln!(text, "PCR {number:<3} {line}");
+        }
+    }
+    text
+}
+
+fn heading(machine: &MachineDescription) -> String {
+    let firmware = match machine.firmware {
+        Firmware::Edk2 => "EDK II firmware",
+        Firmware::Gce => "Google Compute Engine",
+    };
+    let boot = match machine.boot {
+        BootPath::Esp => "the image on its disk",
+        BootPath::Kernel => "the image given by its monitor",
+    };
+    let secure_boot = match machine.secure_boot {
+        SecureBoot::On => "Secure Boot on",
+        SecureBoot::Off => "Secure Boot off",
+        SecureBoot::Unsupported => "no Secure Boot",
+    };
+    format!("{firmware}, {boot}, {secure_boot}, profile {}", machine.profile)
+}
+
+/// The lines of each register, in the order of their numbers.
+fn lines(prediction: &Prediction) -> Vec<(u8, String)> {
+    let number = |text: &String| text.parse().unwrap_or_default();
+    let mut lines = Vec::new();
+    for (register, why) in &prediction.not_predicted {
+        lines.push((number(register), format!("not predicted: {why}")));
+    }
+    for (register, expected) in &prediction.pcrs {
+        for value in expected.values.iter() {
+            lines.push((number(register), format!("{:<7} {value}", value.bank())));
+        }
+        let names: Vec<&str> = expected.events.iter().map(|event| event.name.as_str()).collect();
+        let names = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+        lines.push((number(register), format!("after   {names}")));
+    }
+    lines.sort_by_key(|(register, _)| *register);
+    lines
 }

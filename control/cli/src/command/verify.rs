@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use kiln_attestor::site::path as in_site;
 use kiln_formats::certificate::Certificate;
-use kiln_formats::reference::{REFERENCE_BYTES_MAX, Reference};
+use kiln_formats::reference::Reference;
 use kiln_formats::trust::{Policy, TRUST_BYTES_MAX};
 use kiln_verifier::{Anchors, Bundle, Verdict, verify};
 
 use crate::document;
 use crate::exit::{Exit, OrExit as _, Problem, Result};
-use crate::{evidence, verdict};
+use crate::{evidence, published, verdict};
 
 /// Check evidence, offline: gate by gate, against a root, a policy and reference values that you got by other ways.
 ///
@@ -22,6 +22,7 @@ use crate::{evidence, verdict};
 Examples:
   kiln verify out --site site
   kiln verify out --root root.pem --policy policy.json --reference uki.json --json
+  kiln verify out --site site --reference reference.intoto.json --publisher image.pub
   kiln verify out --site site --verdict verdict.json")]
 pub(crate) struct Verify {
     /// The directory that `kiln run` made
@@ -51,6 +52,9 @@ struct AnchorArguments {
     /// The reference values of the image
     #[arg(long, value_name = "FILE", required_unless_present = "site")]
     reference: Option<PathBuf>,
+    /// The public key (PEM) of the image's producer, who signed the reference values
+    #[arg(long, value_name = "FILE", requires = "reference")]
+    publisher: Option<PathBuf>,
 }
 
 impl Verify {
@@ -81,7 +85,11 @@ impl AnchorArguments {
             _ => return Err(Problem::NoAnchors).or_exit(Exit::Usage),
         };
         let reference = match (&self.reference, site) {
-            (Some(reference), _) => document::read_canonical(reference, REFERENCE_BYTES_MAX)?,
+            (Some(reference), site) => published::read(
+                reference,
+                self.publisher.as_deref(),
+                site.as_ref().map(|site| site.directory.as_path()),
+            )?,
             (None, Some(site)) => site.reference(bundle)?,
             (None, None) => return Err(Problem::NoAnchors).or_exit(Exit::Usage),
         };

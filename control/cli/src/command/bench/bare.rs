@@ -7,11 +7,11 @@ use kiln_attestor::site::{Site, path};
 use kiln_qemu::{Boot, End, Machine, Tpm, TpmCa};
 
 use super::{Bare, DEADLINE, MEMORY_MIB};
-use crate::cpio;
 use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::image::Image;
 use crate::order::{CPUS, Host, guest};
 use crate::timings::millis;
+use kiln_image::cpio;
 
 /// How often the bare machine's memory is looked at; what it touched in its last moment is missed.
 const LOOK: Duration = Duration::from_millis(50);

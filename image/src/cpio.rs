@@ -1,4 +1,4 @@
-//! The little of cpio's `newc` format that an initrd needs. Source: Linux, Documentation/driver-api/early-userspace/buffer-format.rst.
+//! The little of cpio's `newc` format that an initrd needs. Bounded by the archive's length. Source: Linux, Documentation/driver-api/early-userspace/buffer-format.rst.
 
 /// Begins each entry.
 const MAGIC: &[u8] = b"070701";
@@ -12,30 +12,44 @@ const TRAILER: &str = "TRAILER!!!";
 /// A plain file that root may run. Source: inode(7).
 const PROGRAM: u32 = 0o100_755;
 
+/// The most files of an archive that are listed: an initrd of ours has some ten entries.
+const FILES_MAX: usize = 4096;
+
 /// The content of the file called `name`.
-pub(crate) fn find<'a>(mut archive: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    loop {
-        let head = archive.get(..HEAD_BYTES)?;
-        let numbers = head.strip_prefix(MAGIC)?;
-        let number = |at: usize| {
-            let digits = std::str::from_utf8(numbers.get(at * 8..at * 8 + 8)?).ok()?;
-            usize::try_from(u32::from_str_radix(digits, 16).ok()?).ok()
-        };
-        let (file_size, name_size) = (number(FILE_SIZE)?, number(NAME_SIZE)?);
-        let found = archive.get(HEAD_BYTES..HEAD_BYTES + name_size)?.strip_suffix(&[0])?;
-        let content = (HEAD_BYTES + name_size).next_multiple_of(4);
-        if found == name.as_bytes() {
-            return archive.get(content..content + file_size);
-        }
-        if found == TRAILER.as_bytes() {
-            return None;
-        }
-        archive = archive.get((content + file_size).next_multiple_of(4)..)?;
-    }
+#[must_use]
+pub fn find<'a>(archive: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    entries(archive).find(|(found, _)| *found == name.as_bytes()).map(|(_, content)| content)
+}
+
+/// Its entries up to the first that is damaged, each with its name and content; at most 4096.
+pub fn entries(mut archive: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (name, content, rest) = entry(archive)?;
+        archive = rest;
+        (name != TRAILER.as_bytes()).then_some((name, content))
+    })
+    .take(FILES_MAX)
+}
+
+/// The first entry's name and content, and what follows it.
+fn entry(archive: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let head = archive.get(..HEAD_BYTES)?;
+    let numbers = head.strip_prefix(MAGIC)?;
+    let number = |at: usize| {
+        let digits = std::str::from_utf8(numbers.get(at * 8..at * 8 + 8)?).ok()?;
+        usize::try_from(u32::from_str_radix(digits, 16).ok()?).ok()
+    };
+    let (file_size, name_size) = (number(FILE_SIZE)?, number(NAME_SIZE)?);
+    let name = archive.get(HEAD_BYTES..HEAD_BYTES + name_size)?.strip_suffix(&[0])?;
+    let start = (HEAD_BYTES + name_size).next_multiple_of(4);
+    let content = archive.get(start..start + file_size)?;
+    let rest = archive.get((start + file_size).next_multiple_of(4)..).unwrap_or_default();
+    Some((name, content, rest))
 }
 
 /// An archive that holds one program.
-pub(crate) fn pack(name: &str, program: &[u8]) -> Vec<u8> {
+#[must_use]
+pub fn pack(name: &str, program: &[u8]) -> Vec<u8> {
     let mut archive = Vec::new();
     for (name, mode, content) in [(name, PROGRAM, program), (TRAILER, 0, &[])] {
         // ino, mode, uid, gid, nlink, mtime, size, device and special device numbers, length of the name, no checksum
