@@ -120,13 +120,7 @@ impl Anchor {
         for path in DEVICE_FILES {
             std::fs::remove_file(path).map_err(|source| MeasureError::Remove { path, source })?;
         }
-        for index in ZERO {
-            let index = PcrIndex::new(index)?;
-            let value = tpm.pcr(index)?;
-            if value.as_bytes().iter().any(|byte| *byte != 0) {
-                return Err(MeasureError::NotZero { index, value });
-            }
-        }
+        untouched(|index| tpm.pcr(index))?;
         let mut unique = [0; 32];
         getrandom::fill(&mut unique).map_err(|source| MeasureError::Random { source })?;
         let key = tpm.create_attestation_key(&unique)?;
@@ -142,6 +136,21 @@ impl Anchor {
     pub(crate) fn banks(&self) -> &[Bank] {
         self.tpm.banks()
     }
+}
+
+/// Holds if each register of [`ZERO`] is zero, as `read` has it.
+///
+/// # Errors
+/// [`MeasureError::NotZero`] with the first that is not; [`MeasureError::Tpm`].
+fn untouched(mut read: impl FnMut(PcrIndex) -> Result<Sha256Digest, TpmError>) -> Result<(), MeasureError> {
+    for index in ZERO {
+        let index = PcrIndex::new(index)?;
+        let value = read(index)?;
+        if value.as_bytes().iter().any(|byte| *byte != 0) {
+            return Err(MeasureError::NotZero { index, value });
+        }
+    }
+    Ok(())
 }
 
 impl Registers for Anchor {
@@ -256,6 +265,24 @@ fn read_bounded(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_register_that_anybody_wrote_to_is_named() {
+        let value = |written: u8, index: PcrIndex| {
+            let mut bytes = [0; 32];
+            bytes[31] = u8::from(index.get() == written);
+            Sha256Digest::from_bytes(bytes)
+        };
+        for written in 0..24_u8 {
+            match (untouched(|index| Ok(value(written, index))), [8, 12, 13, 14, 15].contains(&written)) {
+                (Err(MeasureError::NotZero { index, .. }), true) => assert_eq!(index.get(), written),
+                (Ok(()), false) => {}
+                (other, _) => panic!("PCR {written}: {other:?}"),
+            }
+        }
+        let broken = untouched(|_| Err(TpmError::Banks));
+        assert!(matches!(broken, Err(MeasureError::Tpm(TpmError::Banks))), "{broken:?}");
+    }
 
     #[test]
     fn a_file_is_digested_whole() {
