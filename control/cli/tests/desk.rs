@@ -181,3 +181,33 @@ fn every_command_explains_itself() {
     }
     assert_eq!(code(&kiln(desk.path(), &["unknown"])), 2);
 }
+
+/// The keys of Secure Boot sign, are replaced and taken back; nothing is overwritten, and nothing is signed twice.
+#[test]
+fn images_are_signed_and_revoked() {
+    let desk = desk();
+    let program = "/usr/lib/efitools/x86_64-linux-gnu/HelloWorld.efi";
+    let secure_boot = |code_expected: i32, arguments: &[&str]| {
+        let done = kiln(desk.path(), &[&["secure-boot"], arguments, &["--site", "site"]].concat());
+        assert_eq!(code(&done), code_expected, "{arguments:?}: {}", text(&done.stderr));
+        text(&done.stdout)
+    };
+    let file = |name: &str| fs::read(desk.path().join(name));
+    let said = secure_boot(0, &["sign", program, "--out", "signed", "--json"]);
+    assert!(said.contains("\"authenticode_sha256\"") && said.contains("signed/variables.fd"), "{said}");
+    assert_eq!(file("signed/disk.img").unwrap().len(), 64 << 20);
+    secure_boot(2, &["sign", program, "--out", "signed"]);
+    secure_boot(2, &["sign", "signed/kiln.efi", "--out", "twice"]);
+    secure_boot(2, &["sign", "job.toml", "--out", "twice"]);
+    secure_boot(2, &["revoke"]);
+    assert!(!desk.path().join("twice").exists() && file("site/secure-boot/dbx.esl").is_err());
+
+    let old = secure_boot(0, &["rotate"]);
+    secure_boot(0, &["revoke", "--image", "signed/kiln.efi"]);
+    secure_boot(0, &["revoke", "--certificate", old.trim_end()]);
+    let forbidden = file("site/secure-boot/dbx.esl").unwrap();
+    assert!(file("site/secure-boot/dbx.auth").unwrap().ends_with(&forbidden));
+    secure_boot(0, &["sign", program, "--out", "again"]);
+    let has = |store: &str| file(store).unwrap().windows(forbidden.len()).any(|window| window == forbidden);
+    assert!(has("again/variables.fd") && !has("signed/variables.fd"));
+}

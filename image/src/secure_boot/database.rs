@@ -79,13 +79,6 @@ impl Database {
         Ok(())
     }
 
-    /// Takes a certificate out. Whether it was there.
-    pub fn remove_certificate(&mut self, der: &[u8]) -> bool {
-        let before = self.certificates.len();
-        self.certificates.retain(|known| known != der);
-        self.certificates.len() < before
-    }
-
     /// The certificates, in DER.
     #[must_use]
     pub fn certificates(&self) -> &[Vec<u8>] {
@@ -211,13 +204,5 @@ mod tests {
         assert!(matches!(full, Some(DatabaseError::TooLarge { .. })), "{full:?}");
         assert!(database.to_bytes().len() <= DATABASE_BYTES_MAX && database.images().len() > 600);
         assert!(Database::parse(&vec![0; DATABASE_BYTES_MAX + 1]).is_err());
-    }
-
-    #[test]
-    fn a_certificate_is_taken_out() {
-        let mut database = Database::of_certificate(b"one").unwrap();
-        database.add_certificate(b"two").unwrap();
-        assert!(database.remove_certificate(b"one") && !database.remove_certificate(b"one"));
-        assert_eq!(database, Database::of_certificate(b"two").unwrap());
     }
 }

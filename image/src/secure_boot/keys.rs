@@ -9,7 +9,8 @@
 //! | `PK.esl`, `KEK.esl`, `db.esl`, `dbx.esl` | what firmware keeps, and measures into PCR 7 | virtual machines, verifiers |
 //! | `PK.auth`, `KEK.auth`, `db.auth`, `dbx.auth` | the same as signed updates | bare metal |
 //!
-//! `dbx` comes with the first revocation. Deliberately absent: removing an entry of `dbx`.
+//! `dbx` comes with the first revocation; `db-DIGEST.key` and `db-DIGEST.pem` are what [`Keys::rotate`] replaced. Deliberately absent:
+//! removing an entry of `db` or `dbx`. What is in both does not start.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::timestamp::Timestamp;
 use x509_cert::Certificate;
-use x509_cert::der::{DecodePem as _, Encode as _};
+use x509_cert::der::{Decode as _, DecodePem as _, Encode as _};
 
 use super::Variable;
 use super::database::{Database, DatabaseError};
@@ -34,6 +35,8 @@ const KEY: &str = "rsa:2048";
 const DAYS: &str = "7300";
 /// The longest name of a site in a certificate. Source: X.520, ub-common-name is 64; " Secure Boot KEK" is 16 of them.
 const NAME_CHARS_MAX: usize = 48;
+/// How much of a replaced certificate's digest its files are called after.
+const KEPT_DIGITS: usize = 16;
 /// What others may not have: any access.
 const OTHERS: u32 = 0o077;
 
@@ -269,6 +272,33 @@ impl Keys {
         self.write(Variable::Forbidden, &forbidden, now, progress)
     }
 
+    /// Replaces the key that signs images. Both certificates are then in `db`: what the old key signed goes on starting until its
+    /// certificate is revoked. Returns the file of that certificate. Needs the key of KEK.
+    ///
+    /// # Errors
+    /// [`KeysError`] by cause.
+    pub fn rotate(&self, now: Timestamp, progress: &dyn Progress) -> Result<PathBuf, KeysError> {
+        let [_, _, old] = &self.certificates;
+        let name = site_name(old).ok_or_else(|| KeysError::Certificate { path: self.certificate(Role::Image) })?;
+        let digest = Sha256Digest::of(old).to_string();
+        let kept = self.directory.join(format!("db-{}", digest.get(..KEPT_DIGITS).unwrap_or_default()));
+        let making = tempfile::tempdir_in(&self.directory).map_err(failed("write", &self.directory))?;
+        pair(making.path(), Role::Image, &name, progress)?;
+
+        let fresh = making.path().join(Role::Image.name());
+        let (new, _) = read_certificate(&fresh.with_extension("pem"))?;
+        let mut allowed = self.database(Variable::Allowed, Some(old))?;
+        let added = allowed.add_certificate(&new);
+        added.map_err(|source| KeysError::Database { path: self.file(Variable::Allowed, "esl"), source })?;
+        self.write(Variable::Allowed, &allowed, now, progress)?;
+        for extension in ["key", "pem"] {
+            let current = self.directory.join(Role::Image.name()).with_extension(extension);
+            rename(&current, &kept.with_extension(extension))?;
+            rename(&fresh.with_extension(extension), &current)?;
+        }
+        Ok(kept.with_extension("pem"))
+    }
+
     fn file(&self, variable: Variable, extension: &str) -> PathBuf {
         self.directory.join(variable.name()).with_extension(extension)
     }
@@ -299,6 +329,17 @@ fn read_certificate(path: &Path) -> Result<(Vec<u8>, Vec<u8>), KeysError> {
     let certificate = Certificate::from_pem(files::read(path)?).map_err(|_| wrong())?;
     let public = certificate.tbs_certificate().subject_public_key_info().to_der().map_err(|_| wrong())?;
     Ok((certificate.to_der().map_err(|_| wrong())?, public))
+}
+
+/// The site's name in a certificate that [`pair`] made.
+fn site_name(der: &[u8]) -> Option<String> {
+    let certificate = Certificate::from_der(der).ok()?;
+    let subject = certificate.tbs_certificate().subject().to_string();
+    subject.strip_prefix("CN=")?.split_once(" Secure Boot ").map(|(name, _)| name.to_owned())
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), KeysError> {
+    Ok(fs::rename(from, to).map_err(failed("rename", from))?)
 }
 
 /// Checks that nobody else has access.

@@ -33,6 +33,7 @@ pub(crate) struct SecureBootCommand {
 enum Action {
     Sign(SignImage),
     Revoke(Revoke),
+    Rotate(Rotate),
 }
 
 /// Sign an image with the site's db key.
@@ -83,11 +84,27 @@ struct Revoke {
     certificate: Option<PathBuf>,
 }
 
+/// Replace the key that signs images, and print the file of the old certificate.
+///
+/// Firmware that has the new db (db.esl, db.auth) starts what either key signed. When no old image is needed any more, revoke the
+/// old certificate: that is the way to say which image is the oldest that may start.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln secure-boot rotate --site site
+  kiln secure-boot revoke --site site --certificate \"$(kiln secure-boot rotate --site site)\"")]
+struct Rotate {
+    /// The site
+    #[arg(long, value_name = "DIR")]
+    site: PathBuf,
+}
+
 impl SecureBootCommand {
     pub(crate) fn run(self, screen: &Screen) -> Result {
         match self.action {
             Action::Sign(sign) => sign.run(screen),
             Action::Revoke(revoke) => revoke.run(),
+            Action::Rotate(rotate) => rotate.run(),
         }
     }
 }
@@ -122,6 +139,14 @@ impl Revoke {
             let certificate = certificate.canonicalize().or_exit(Exit::Usage)?;
             keys.revoke_certificate(&certificate, now, &Silent).or_exit(Exit::Usage)?;
         }
+        Ok(Exit::Done)
+    }
+}
+
+impl Rotate {
+    fn run(self) -> Result {
+        let old = signed::keys(&self.site)?.rotate(host::now()?, &Silent).or_exit(Exit::Usage)?;
+        println!("{}", old.display());
         Ok(Exit::Done)
     }
 }

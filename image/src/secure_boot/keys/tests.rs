@@ -1,3 +1,5 @@
+//! Keys made with the host's openssl, which reads them again.
+
 //! Keys: made once for each role, kept apart, and read back as what they are.
 
 use kiln_formats::eventlog::decode::SignatureDatabase;
@@ -90,4 +92,23 @@ fn the_files_are_what_firmware_keeps() {
         let signed = fs::read(keys.file(variable, "auth")).unwrap();
         assert!(signed.ends_with(&bytes) && signed.len() > bytes.len() + 1000);
     }
+}
+
+#[test]
+fn a_new_key_signs_and_the_old_one_is_kept() {
+    let (_directory, keys) = keys();
+    let before = fs::read(keys.certificate(Role::Image)).unwrap();
+    let (old_key, old) = (fs::read(keys.key(Role::Image)).unwrap(), keys.rotate(noon(), &Silent).unwrap());
+    assert_eq!((fs::read(&old).unwrap(), fs::read(old.with_extension("key")).unwrap()), (before, old_key.clone()));
+    let keys = Keys::open(&keys.directory).unwrap();
+    assert_ne!(fs::read(keys.key(Role::Image)).unwrap(), old_key);
+    let allowed = keys.databases().unwrap().swap_remove(2).1;
+    let of = |path: &Path| read_certificate(path).unwrap().0;
+    assert_eq!(allowed.certificates(), [of(&old), of(&keys.certificate(Role::Image))]);
+    let certificate = openssl(&["x509", "-noout", "-subject"], &keys.certificate(Role::Image));
+    assert!(certificate.contains("CN = site Secure Boot db"), "{certificate}");
+    let third = keys.rotate(noon().plus_seconds(1), &Silent).unwrap();
+    assert_ne!(third, old);
+    let allowed = Keys::open(&keys.directory).unwrap().databases().unwrap().swap_remove(2).1;
+    assert_eq!(allowed.certificates().len(), 3);
 }

@@ -1,3 +1,5 @@
+//! Stores made by hand, and those of the host's firmware.
+
 use proptest::prelude::*;
 
 use super::*;
