@@ -13,6 +13,8 @@ pub const BASE: &str = "https://kiln.example/";
 pub const BUILD_TYPE: &str = "https://kiln.example/buildtypes/job/v1";
 /// A software TPM and firmware that measures: the default. Document: `docs/builders/vm-swtpm-firmware/v1.md`.
 pub const BUILDER_FIRMWARE: &str = "https://kiln.example/builders/vm-swtpm-firmware/v1";
+/// The same with Secure Boot enforced. Document: `docs/builders/vm-swtpm-secureboot/v1.md`.
+pub const BUILDER_SECURE_BOOT: &str = "https://kiln.example/builders/vm-swtpm-secureboot/v1";
 /// A software TPM and a kernel that QEMU loads itself: fast, and the boot is not measured before PID 1.
 pub const BUILDER_DIRECT: &str = "https://kiln.example/builders/vm-swtpm-direct/v1";
 /// The predicate of a step's record. Document: `docs/predicates/record/v1.md`.
@@ -120,6 +122,7 @@ mod tests {
         for uri in [
             BUILD_TYPE,
             BUILDER_FIRMWARE,
+            BUILDER_SECURE_BOOT,
             BUILDER_DIRECT,
             PREDICATE_RECORD,
             PREDICATE_REFERENCE,

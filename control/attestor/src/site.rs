@@ -30,7 +30,7 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::event::Event;
 use kiln_formats::job::CheckedJob;
-use kiln_formats::names::{BUILDER_DIRECT, Name, PAYLOAD_JOB};
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_SECURE_BOOT, Name, PAYLOAD_JOB};
 use kiln_formats::pcr::PcrIndex;
 use kiln_formats::reference::{self, EventReference, MachineReference, PcrReference, REFERENCE_BYTES_MAX, Reference};
 use kiln_formats::timestamp::Timestamp;
@@ -234,7 +234,7 @@ impl Site {
     }
 
     /// What one image must yield at this site: `pcrs` are those that the image itself decides, by register number; PCR 15 follows
-    /// from PID 1, the configuration and the trust bundle, for each kind of start.
+    /// from PID 1, the configuration and the trust bundle, for each kind of start but that with Secure Boot.
     ///
     /// # Errors
     /// [`SiteError::Document`] for a configuration without canonical form.
@@ -245,7 +245,9 @@ impl Site {
         pcrs: &BTreeMap<String, PcrReference>,
     ) -> Result<Reference, SiteError> {
         let mut machines = Vec::new();
-        for builder_id in &self.trust.policy.builder_ids {
+        // What firmware measures with Secure Boot on depends on the signature and the variables as well.
+        let builder_ids = self.trust.policy.builder_ids.iter().filter(|builder_id| *builder_id != BUILDER_SECURE_BOOT);
+        for builder_id in builder_ids {
             let configuration = canonical::to_vec(&self.configuration(builder_id))
                 .map_err(|source| SiteError::Document { path: self.directory.join(path::SITE), source })?;
             let boot = expected_boot(init_sha256, &configuration, &self.trust_bytes);

@@ -183,7 +183,7 @@ impl Order<'_> {
         let mut story = Story::new(running.power_on());
         let authority = Authority {
             site: self.site,
-            builder_id: self.boot.builder_id(),
+            builder_id: self.boot.builder_id(self.signed.is_some()),
             reference: self.reference,
             offer: self.offer,
             bundle,

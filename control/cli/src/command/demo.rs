@@ -81,6 +81,10 @@ impl Demo {
         let reference = materials.image.reference(&site, screen)?;
         let brought = [(materials.toolchain.root_hash, materials.toolchain.path.clone())];
         let signed = self.machine.signed(&site, &materials.image, screen)?;
+        let reference = match &signed {
+            Some((signed, _)) => signed.reference(&site, reference)?,
+            None => reference,
+        };
         let order = Order {
             site: &site,
             image: &materials.image,

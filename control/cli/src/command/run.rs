@@ -118,6 +118,10 @@ impl Run {
         };
         let disks = disks(&offer, &self.image_disk, screen)?;
         let signed = self.machine.signed(&site, &image, screen)?;
+        let reference = match &signed {
+            Some((signed, _)) if self.reference.is_none() => signed.reference(&site, reference)?,
+            _ => reference,
+        };
         let order = Order {
             site: &site,
             image: &image,

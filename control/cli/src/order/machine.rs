@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use clap::ValueEnum;
-use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE};
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_SECURE_BOOT};
 use kiln_qemu::{Accelerator, Boot, Choice, Machine, RunningMachine, SecureBoot, Starts, Tools, force, probe, start};
 use serde::Serialize;
 use tokio::net::UnixStream;
@@ -39,11 +39,12 @@ pub(crate) enum Acceleration {
 }
 
 impl BootMode {
-    /// The builder id of machines that start this way.
-    pub(crate) fn builder_id(self) -> &'static str {
-        match self {
-            Self::Firmware => BUILDER_FIRMWARE,
-            Self::Direct => BUILDER_DIRECT,
+    /// The builder id of machines that start this way, with Secure Boot or without.
+    pub(crate) fn builder_id(self, secure_boot: bool) -> &'static str {
+        match (self, secure_boot) {
+            (Self::Firmware, false) => BUILDER_FIRMWARE,
+            (Self::Firmware, true) => BUILDER_SECURE_BOOT,
+            (Self::Direct, _) => BUILDER_DIRECT,
         }
     }
 
