@@ -5,12 +5,15 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what a helper cannot do fails its test")]
 
+mod beside;
 mod built;
 mod clients;
 mod fault;
+mod firmware;
 mod fixture;
 mod reference;
 mod refusal;
 mod reproducible;
+mod secureboot;
 mod steps;
 mod tamper;
