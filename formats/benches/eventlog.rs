@@ -10,10 +10,10 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use kiln_formats::audit::{Against, audit};
+use kiln_formats::audit::{Against, Member, audit, summarise};
 use kiln_formats::boot::Boot;
-use kiln_formats::cel::CelLog;
-use kiln_formats::eventlog::EventLog;
+use kiln_formats::cel::{CelLog, RECORDS_MAX};
+use kiln_formats::eventlog::{EVENTS_MAX, EventLog};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -40,26 +40,51 @@ fn main() {
     for (name, bytes) in hostile() {
         report(name, &bytes, HOSTILE_BOUND);
     }
-    let text = "\x1e{\"pcr\":1,\"digests\":[]}\n".repeat(HOSTILE_BYTES / 24);
-    measure("hostile runtime log: empty records", text.len(), HOSTILE_BOUND, || {
-        black_box(CelLog::parse(black_box(text.as_bytes())).expect("a log"));
-    });
-    if let Some((name, bytes)) = logs.iter().find(|(name, _)| name.contains("sdstub")) {
+    for (name, text) in hostile_text() {
+        measure(name, text.len(), HOSTILE_BOUND, || drop(black_box(CelLog::parse(black_box(text.as_bytes())))));
+    }
+    many(&logs);
+}
+
+/// A thousand boots: read, replayed, audited and summarised, all of one kind and each of another.
+fn many(logs: &[(String, Vec<u8>)]) {
+    let Some((_, usual)) = logs.iter().find(|(name, _)| name.contains("sdstub")) else { return };
+    let distinct = |at: usize| {
+        let word = format!("\x1e{{\"pcr\":15,\"digests\":[{{\"hashAlg\":\"sha256\",\"digest\":\"{at:064x}\"}}]}}\n");
+        (usual.clone(), word.into_bytes())
+    };
+    let same: Vec<_> = (0..BOOTS).map(|_| distinct(0)).collect();
+    let others: Vec<_> = (0..BOOTS).map(distinct).collect();
+    let foreign = (0..BOOTS).filter_map(|at| Some((logs.get(at % logs.len())?.1.clone(), distinct(at).1)));
+    let foreign: Vec<_> = foreign.collect();
+    for (name, boots) in [("of one kind", &same), ("each of its own", &others), ("of all machines", &foreign)] {
         let started = Instant::now();
-        for _ in 0..BOOTS {
-            let boot = Boot { firmware: EventLog::parse(bytes).ok(), runtime: None };
+        let read = |(firmware, runtime): &'_ (Vec<u8>, Vec<u8>)| {
+            let boot = Boot { firmware: EventLog::parse(firmware).ok(), runtime: CelLog::parse(runtime).ok() };
             let values = boot.replay();
-            black_box(audit(&boot, &Against { values: Some(&values), ..Against::default() }));
-        }
+            audit(&boot, &Against { values: Some(&values), ..Against::default() }).verdict()
+        };
+        let members: Vec<_> = boots
+            .iter()
+            .map(|logs| Member {
+                name: String::new(),
+                verdict: read(logs),
+                boot: Boot { firmware: EventLog::parse(&logs.0).ok(), runtime: CelLog::parse(&logs.1).ok() },
+                failures: Vec::new(),
+            })
+            .collect();
+        let groups = black_box(summarise(&members, Vec::new())).groups.len();
         let took = started.elapsed();
-        println!("{BOOTS} audits of {name}: {took:?}, {:.2} of the bound", ratio(took, AUDITS_BOUND));
+        println!("{BOOTS} boots {name}, {groups} groups: {took:?}, {:.2} of the bound", ratio(took, AUDITS_BOUND));
     }
 }
 
 fn report(name: &str, bytes: &[u8], bound: Duration) {
     measure(name, bytes.len(), bound, || {
-        let log = EventLog::parse(black_box(bytes)).expect("a log");
-        black_box(log.replay());
+        // A hostile log may be refused: that is an answer too.
+        if let Ok(log) = EventLog::parse(black_box(bytes)) {
+            black_box(log.replay());
+        }
     });
 }
 
@@ -114,30 +139,47 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
     spec.push(0);
     header.extend(le(spec.len() as u32));
     header.extend(&spec);
-    let event = |digests: &[(u16, u16)], size: u32| {
+    let event = |digests: &[(u16, u16)], data_bytes: usize| {
         let mut bytes = [le(1), le(13), le(digests.len() as u32)].concat();
         for (id, size) in digests {
             bytes.extend(id.to_le_bytes());
             bytes.extend(vec![7; usize::from(*size)]);
         }
-        bytes.extend(le(size));
+        bytes.extend(le(data_bytes as u32));
+        bytes.extend(vec![7; data_bytes]);
         bytes
     };
-    let fill = |event: Vec<u8>| {
-        let count = (HOSTILE_BYTES - header.len()) / event.len();
-        [header.clone(), event.repeat(count)].concat()
+    // As many events as are read, each as large as it takes to fill the log.
+    let fill = |digests: &[(u16, u16)]| {
+        let data_bytes = HOSTILE_BYTES / EVENTS_MAX - event(digests, 0).len();
+        [header.clone(), event(digests, data_bytes).repeat(EVENTS_MAX)].concat()
     };
-    let sha1 = [&[1, 0, 0, 0, 13, 0, 0, 0][..], &[7; 20], &[0; 4]].concat();
+    let sha1 = [&[1, 0, 0, 0, 13, 0, 0, 0][..], &[7; 20], &le(273), &[7; 273]].concat();
+    let small = event(&[(0x0b, 32)], 0);
+    let more = [header.clone(), small.repeat((HOSTILE_BYTES - header.len()) / small.len())].concat();
     // Data that looks like padding, behind a claim of all of it.
-    let one = event(&[(0x0b, 32)], (HOSTILE_BYTES - header.len()) as u32);
-    let one = [header.clone(), one, vec![0xff; HOSTILE_BYTES - header.len()]].concat();
+    let one = event(&[(0x0b, 32)], HOSTILE_BYTES - header.len());
+    let one = [header.clone(), one.iter().map(|byte| if *byte == 7 { 0xff } else { *byte }).collect()].concat();
     vec![
-        ("hostile: events without digests", fill([event(&[], 1), vec![7]].concat())),
-        ("hostile: SHA-1 events", sha1.repeat(HOSTILE_BYTES / sha1.len())),
-        ("hostile: SHA-256 events", fill(event(&[(0x0b, 32)], 0))),
-        ("hostile: SHA-384 events", fill(event(&[(0x0c, 48)], 0))),
-        ("hostile: SM3 events", fill(event(&[(0x12, 32)], 0))),
-        ("hostile: events in five banks", fill(event(&banks, 0))),
+        ("hostile: events without digests", fill(&[])),
+        ("hostile: SHA-1 events", sha1.repeat(EVENTS_MAX)),
+        ("hostile: SHA-256 events", fill(&[(0x0b, 32)])),
+        ("hostile: SHA-384 events", fill(&[(0x0c, 48)])),
+        ("hostile: SM3 events", fill(&[(0x12, 32)])),
+        ("hostile: events in five banks", fill(&banks)),
+        ("hostile: more events than are read", more),
         ("hostile: one event", one),
+    ]
+}
+
+/// Runtime logs of the most records: more than are read, and as many as are read.
+fn hostile_text() -> Vec<(&'static str, String)> {
+    let record = "\x1e{\"pcr\":1,\"digests\":[]}\n";
+    let digest = format!("{{\"hashAlg\":\"sha256\",\"digest\":\"{}\"}}", "07".repeat(32));
+    let long = format!("\x1e{{\"pcr\":1,\"digests\":[{digest}],\"x\":\"{}\"}}\n", "y".repeat(24));
+    let count = (HOSTILE_BYTES / long.len()).min(RECORDS_MAX);
+    vec![
+        ("hostile runtime log: more records than are read", record.repeat(HOSTILE_BYTES / record.len())),
+        ("hostile runtime log: as many as are read", long.repeat(count)),
     ]
 }

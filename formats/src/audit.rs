@@ -9,49 +9,67 @@
 //! checking quotes' signatures ([`crate::quote`] does), and any opinion on what a site should allow.
 
 mod align;
+mod compare;
 mod diff;
 mod event;
+mod explain;
+mod html;
 mod registers;
-mod render;
+mod report;
 mod search;
 mod state;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod text;
 mod words;
 
-use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Serialize, Serializer};
+
+pub use compare::{Compared, Comparison, compare};
 pub use diff::{Change, Difference, diff};
-pub use render::{json, text};
-pub use summary::{Differing, Group, Summary, summarise};
+pub use explain::{Stage, register as register_meaning};
+pub use report::{Input, Report, Subject};
+pub use summary::{Differing, Group, Member, Summary, Unread, summarise};
+pub use text::Style;
 
 use crate::boot::Boot;
-use crate::digest::Sha256Digest;
 use crate::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
+use crate::quote::Quoted;
 use crate::reference::MachineReference;
 
 /// How many findings are listed. A hostile log could make any number of them.
 pub const FINDINGS_MAX: usize = 500;
+
+/// How many boots are summarised at once.
+pub const BOOTS_MAX: usize = 10_000;
 
 /// What a boot is held against. Everything may be missing; less to hold against proves less.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Against<'a> {
     /// What the TPM's registers hold, read or quoted.
     pub values: Option<&'a PcrValues>,
-    /// What a quote signs over SHA-256 PCR 0 to 15.
-    pub quoted: Option<Sha256Digest>,
+    /// What a quote signs.
+    pub quoted: Option<&'a Quoted>,
     /// What the image must yield.
     pub reference: Option<&'a MachineReference>,
     /// A boot to compare with.
     pub other: Option<&'a Boot<'a>>,
     /// Command lines that may have been measured: a log has only their digest, and one that hashes to it is a fact.
     pub command_lines: &'a [&'a str],
+    /// What was found before: of a quote's signature, of a file's state.
+    pub said: &'a [Finding],
 }
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Audit {
+    /// The locality from which PCR 0 starts, if the events say anything about it.
+    pub locality: Option<u8>,
+    /// Whether the log is of a trust domain (TDX): its registers 1 to 4 are RTMR 0 to 3, and no PCRs.
+    pub trust_domain: bool,
     /// Every register that an event names or that was given a value, bank by bank.
     pub registers: Vec<Register>,
     /// Every event, in order.
@@ -101,16 +119,25 @@ pub enum Verdict {
 pub struct EventLine {
     /// Its place among all events, from 0.
     pub number: usize,
+    /// How far the boot was.
+    pub stage: Stage,
     /// The register that it extends; none if it extends nothing.
     pub register: Option<PcrIndex>,
     /// Which log it is in.
     pub runtime: bool,
     /// The firmware's type, `runtime` for a word of the running system.
     pub kind: String,
-    /// What it extends, bank and hex.
-    pub digests: Vec<String>,
+    /// What it extends, by bank.
+    #[serde(serialize_with = "by_bank")]
+    pub digests: Vec<BankDigest>,
+    /// What the reference values say, if they say anything of this event.
+    pub expected: Option<String>,
+    /// Whether it was extended as it says, and is the expected one.
+    pub verdict: Verdict,
     /// What its data is worth.
     pub worth: Worth,
+    /// What an event of its kind is.
+    pub meaning: &'static str,
     /// What it says, inert; a claim unless it is worth more.
     pub words: String,
 }
@@ -161,7 +188,9 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(severity: Severity, code: &'static str, words: impl Into<String>) -> Self {
+    /// A finding about nothing in particular.
+    #[must_use]
+    pub fn new(severity: Severity, code: &'static str, words: impl Into<String>) -> Self {
         Self { severity, code, register: None, event: None, expected: None, found: None, words: words.into() }
     }
 
@@ -178,10 +207,26 @@ impl Audit {
     /// Whether nothing contradicts the logs and every register with an event was held against a value or a quote.
     #[must_use]
     pub fn holds(&self) -> bool {
+        self.verdict() == Verdict::Holds
+    }
+
+    /// What holds of the logs as a whole. One bank that is proven proves a register's events; no register may be left over.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let with = |verdict| {
+            let registers = self.registers.iter().filter(move |register| register.verdict == verdict);
+            registers.map(|register| register.register).collect::<BTreeSet<_>>()
+        };
         let failed = self.findings.iter().any(|finding| finding.severity == Severity::Failure);
-        !failed
-            && !self.registers.is_empty()
-            && self.registers.iter().all(|r| r.verdict == Verdict::Holds || r.events == 0)
+        let proven = with(Verdict::Holds);
+        let is_proven = |register: &Register| register.events == 0 || proven.contains(&register.register);
+        if failed || !with(Verdict::Fails).is_empty() {
+            Verdict::Fails
+        } else if !proven.is_empty() && self.registers.iter().all(is_proven) {
+            Verdict::Holds
+        } else {
+            Verdict::Unproven
+        }
     }
 }
 
@@ -190,10 +235,16 @@ impl Audit {
 pub fn audit(boot: &Boot<'_>, against: &Against<'_>) -> Audit {
     let events: Vec<_> = boot.events().collect();
     let replayed = boot.replay();
-    let mut findings = state::findings(boot, &events, against);
+    let mut findings = [against.said.to_vec(), state::findings(boot, &events, against)].concat();
+    let trust_domain = explain::is_trust_domain(&boot.banks(), &events);
+    if trust_domain {
+        let words = "the log is of a trust domain (Intel TDX): its registers 1 to 4 are RTMR 0 to 3, and no PCRs";
+        findings.push(Finding::new(Severity::Note, "trust_domain", words));
+    }
     let registers = registers::check(boot, &events, &replayed, against, &mut findings);
+    let mut expected = BTreeMap::new();
     if let Some(reference) = against.reference {
-        registers::check_reference(reference, &events, &replayed, against, &mut findings);
+        registers::check_reference(reference, &events, &replayed, against, &mut findings, &mut expected);
     }
     if let Some(other) = against.other {
         findings.extend(diff(other, boot, against.command_lines).into_iter().map(Difference::into_finding));
@@ -201,17 +252,22 @@ pub fn audit(boot: &Boot<'_>, against: &Against<'_>) -> Audit {
     findings.sort_by_key(|finding| finding.severity);
     let findings_unlisted = findings.len().saturating_sub(FINDINGS_MAX);
     findings.truncate(FINDINGS_MAX);
-    let events = events.iter().enumerate().map(|(number, event)| event::line(number, event)).collect();
-    Audit { registers, events, findings, findings_unlisted }
+    let mut lines = event::lines(&events);
+    event::judge(&mut lines, &registers, &findings, &expected);
+    Audit { locality: boot.locality(), trust_domain, registers, events: lines, findings, findings_unlisted }
 }
 
-fn as_text<S: serde::Serializer>(digest: &BankDigest, serializer: S) -> Result<S::Ok, S::Error> {
+fn as_text<S: Serializer>(digest: &BankDigest, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(digest)
 }
 
-fn as_text_option<S: serde::Serializer>(digest: &Option<BankDigest>, serializer: S) -> Result<S::Ok, S::Error> {
+fn as_text_option<S: Serializer>(digest: &Option<BankDigest>, serializer: S) -> Result<S::Ok, S::Error> {
     match digest {
         Some(digest) => serializer.collect_str(digest),
         None => serializer.serialize_none(),
     }
+}
+
+fn by_bank<S: Serializer>(digests: &[BankDigest], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(digests.iter().map(|digest| (digest.bank(), digest.to_string())))
 }

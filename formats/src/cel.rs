@@ -25,6 +25,9 @@ pub use export::export;
 /// The largest log that is read: a firmware log of the largest size takes four times its bytes in JSON.
 pub const LOG_BYTES_MAX: usize = 4 * crate::eventlog::LOG_BYTES_MAX;
 
+/// How many records a log may have, damaged ones among them: both logs of a boot of the largest size, with room.
+pub const RECORDS_MAX: usize = 2 * crate::eventlog::EVENTS_MAX;
+
 /// A log whose records are found, and each read once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CelLog<'a> {
@@ -54,6 +57,9 @@ pub enum CelError {
         /// Bytes of the input.
         bytes: usize,
     },
+    /// More than [`RECORDS_MAX`].
+    #[error("the log has more than {RECORDS_MAX} records")]
+    TooManyRecords,
     /// No record at all.
     #[error("the log holds no record")]
     Empty,
@@ -135,7 +141,10 @@ impl<'a> CelLog<'a> {
         let form = split::form(bytes)?;
         let mut log = Self { bytes, form, record_count: 0, damaged_count: 0 };
         let (mut records, mut damaged) = (0_usize, 0_usize);
-        for entry in log.entries() {
+        for (at, entry) in log.entries().enumerate() {
+            if at >= RECORDS_MAX {
+                return Err(CelError::TooManyRecords);
+            }
             match entry {
                 Ok(_) => records = records.saturating_add(1),
                 Err(_) => damaged = damaged.saturating_add(1),

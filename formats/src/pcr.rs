@@ -3,6 +3,8 @@
 //! [`PcrValues`] is what a log *claims* once it is folded; only a quote over the same values turns the claim into evidence.
 //! Deliberately absent: talking to a TPM.
 
+mod text;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -11,6 +13,8 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 use sm3::Sm3;
+
+pub use text::{VALUES_BYTES_MAX, ValuesError};
 
 use crate::digest::Sha256Digest;
 
@@ -208,6 +212,16 @@ impl BankDigest {
             return None;
         }
         buffer.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Self { bank, bytes: buffer })
+    }
+
+    /// Reads hex digits of either case, with or without `0x` before them.
+    #[must_use]
+    pub fn from_hex(bank: Bank, digits: &str) -> Option<Self> {
+        let digits = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")).unwrap_or(digits);
+        let mut buffer = [0; DIGEST_BYTES_MAX];
+        let bytes = buffer.get_mut(..bank.digest_bytes())?;
+        hex::decode_to_slice(digits, bytes).ok()?;
         Some(Self { bank, bytes: buffer })
     }
 

@@ -9,7 +9,9 @@
 //!
 //! Source: TPM 2.0 Library part 2, sections 10.12.12 (TPMS_ATTEST), 11.3.4 (TPMT_SIGNATURE), 12.2.4 (TPMT_PUBLIC).
 
+mod foreign;
 mod public;
+mod rsa;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -17,7 +19,9 @@ mod wire;
 
 use p256::ecdsa::signature::Verifier as _;
 
+pub use foreign::{FOREIGN_BYTES_MAX, ForeignQuote, ForeignQuoteError, QuoteKey, Quoted};
 pub use public::{AkPublic, AttestationKey, PublicError};
+pub use rsa::RsaKey;
 pub use signature::{QuoteSignature, SignatureError};
 
 use crate::digest::Sha256Digest;

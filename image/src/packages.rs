@@ -59,7 +59,8 @@ pub const HOST_PACKAGES: [HostPackage; 37] = [
 ];
 
 /// What the tests need beyond [`HOST_PACKAGES`]: they use other people's clients, and a TPM of their own.
-pub const TEST_PACKAGES: [HostPackage; 5] = [
+pub const TEST_PACKAGES: [HostPackage; 6] = [
+    of("chromium-headless-shell", "reads the pages of `kiln audit` as a person's browser does"),
     of("efitools", "another program that signs updates of firmware's variables; programs for firmware"),
     of("faketime", "another clock, for the test that the image does not depend on it"),
     of("jq", "the lines that the README gives for verifying by hand"),

@@ -71,3 +71,21 @@ fn cosign_accepts_the_runtime_trace_of_this_log_alone() {
     );
     sh(&script, desk().path());
 }
+
+/// The logs of our own boot: `kiln audit` finds that they lead to what the TPM quoted, `tpm2_eventlog` that the firmware's leads to
+/// the same registers, and what is exported leads there too.
+#[test]
+fn tpm2_eventlog_and_the_audit_agree_on_our_boot() {
+    let kiln = std::env::var("KILN").expect("KILN is not set: whole machines are tested by `cargo kiln test`");
+    let script = format!(
+        "{kiln} audit out --json --cel both.json --html boot.html > audit.json
+        jq -e '.verdict == \"holds\" and (.findings | all(.severity != \"failure\"))' audit.json
+        tpm2_eventlog out/evidence/boot/firmware.log | sed -n '/^pcrs:/,$p' > peer.yaml
+        {kiln} audit out/evidence/boot/firmware.log --pcrs peer.yaml
+        {kiln} audit both.json --pcrs audit.json
+        {kiln} audit out out
+        sed '$d' out/evidence/boot/runtime.log > short.log
+        ! {kiln} audit out/evidence/boot/firmware.log --runtime-log short.log --pcrs audit.json"
+    );
+    sh(&script, desk().path());
+}

@@ -1,5 +1,6 @@
 //! The commands, in the order in which a person meets them.
 
+mod audit;
 mod bench;
 mod build;
 mod demo;
@@ -25,8 +26,8 @@ use crate::screen::Screen;
 /// A measured VM boots, proves to an authority which image it runs, takes one signed job, runs its steps in a sandbox without a
 /// network, signs what it observed, and powers off. Anyone with the site's root, policy and reference values can check the result.
 ///
-/// Exit codes: 0 done, 2 usage, 10 job refused, 11 attestation failed, 12 step failed, 13 verification failed, 20 infrastructure,
-/// 130 interrupted. KILN_LOG=debug shows what goes on.
+/// Exit codes: 0 done, 2 usage, 10 job refused, 11 attestation failed, 12 step failed, 13 verification failed, 14 nothing to
+/// prove a log with, 20 infrastructure, 130 interrupted. KILN_LOG=debug shows what goes on.
 #[derive(Debug, Parser)]
 #[command(
     name = "kiln",
@@ -37,7 +38,8 @@ Examples:
   kiln demo --out demo                              build the real zlib in a measured VM, and verify it
   kiln keygen --site site                           make a site
   kiln run job.toml --site site --out out           one machine, one build
-  kiln verify out --site site                       check what came out, offline"
+  kiln verify out --site site                       check what came out, offline
+  kiln audit out --html boot.html                   what the machine measured, as a page"
 )]
 pub(crate) struct Kiln {
     #[command(subcommand)]
@@ -53,6 +55,7 @@ enum Command {
     Sign(sign::Sign),
     Run(run::Run),
     Verify(verify::Verify),
+    Audit(audit::AuditCommand),
     Logs(logs::Logs),
     Reference(reference::ReferenceCommand),
     SecureBoot(secure_boot::SecureBootCommand),
@@ -73,6 +76,7 @@ impl Kiln {
             Command::Sign(sign) => sign.run(),
             Command::Run(run) => run.run(screen),
             Command::Verify(verify) => verify.run(),
+            Command::Audit(audit) => audit.run(),
             Command::Logs(logs) => logs.run(),
             Command::Reference(reference) => reference.run(),
             Command::SecureBoot(command) => command.run(screen),

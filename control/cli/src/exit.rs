@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     StepFailed = 12,
     /// The evidence does not hold.
     NotVerified = 13,
+    /// Nothing contradicts a boot's logs, and there was nothing to prove all of them with.
+    Unproven = 14,
     /// This host, its programs, or the machine failed. There is no evidence.
     Infrastructure = 20,
     /// The person pressed Ctrl-C. Source: POSIX shells add 128 to the signal's number.

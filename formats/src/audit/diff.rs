@@ -30,6 +30,21 @@ pub enum Change {
     Incomparable,
 }
 
+impl Change {
+    /// What people call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Inserted => "new",
+            Self::Removed => "gone",
+            Self::Changed => "changed",
+            Self::Reordered => "moved",
+            Self::Relabelled => "relabelled",
+            Self::Incomparable => "incomparable",
+        }
+    }
+}
+
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
@@ -77,12 +92,12 @@ pub fn diff(before: &Boot<'_>, after: &Boot<'_>, command_lines: &[&str]) -> Vec<
     };
     let (events_before, events_after): (Vec<_>, Vec<_>) = (before.events().collect(), after.events().collect());
     let (of_before, of_after) = (by_register(&events_before, bank), by_register(&events_after, bank));
-    let comparison = Comparison { bank, command_lines, network_devices: event::network_devices(&events_after) };
+    let comparer = Comparer { bank, command_lines, network_devices: event::network_devices(&events_after) };
     let mut differences = Vec::new();
     for register in PcrIndex::all() {
         let before = of_before.get(&register).map(Vec::as_slice).unwrap_or_default();
         let after = of_after.get(&register).map(Vec::as_slice).unwrap_or_default();
-        differences.extend(comparison.register(register, before, after));
+        differences.extend(comparer.register(register, before, after));
         differences.truncate(FINDINGS_MAX);
     }
     let (from, to) = (before.locality(), after.locality());
@@ -107,13 +122,13 @@ pub(super) fn by_register<'e, 'b>(events: &'e [BootEvent<'b>], bank: Bank) -> BT
 }
 
 /// What every register's comparison needs.
-struct Comparison<'c> {
+struct Comparer<'c> {
     bank: Bank,
     command_lines: &'c [&'c str],
     network_devices: Vec<String>,
 }
 
-impl Comparison<'_> {
+impl Comparer<'_> {
     fn register(&self, register: PcrIndex, before: &[Placed<'_, '_>], after: &[Placed<'_, '_>]) -> Vec<Difference> {
         let digests = |events: &[Placed<'_, '_>]| events.iter().map(|p| p.event.digest(self.bank)).collect::<Vec<_>>();
         let (digests_before, digests_after) = (digests(before), digests(after));

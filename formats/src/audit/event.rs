@@ -1,31 +1,69 @@
 //! One event, as an audit lists and names it.
 
-use super::{EventLine, Worth};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::explain::{self, Stage};
+use super::{EventLine, Finding, Register, Severity, Verdict, Worth};
 use crate::boot::BootEvent;
 use crate::cel::{Record, RecordContent};
 use crate::event::Event as Word;
 use crate::eventlog::decode::{Decoded, Loader, VariableValue};
 use crate::eventlog::{Content, Coverage, EventType};
 
-pub(super) fn line(number: usize, event: &BootEvent<'_>) -> EventLine {
+/// Every event as a line. Nothing is judged yet: an event is unproven until a register says otherwise.
+pub(super) fn lines(events: &[BootEvent<'_>]) -> Vec<EventLine> {
+    let staged = events.iter().zip(explain::stages(events));
+    staged.enumerate().map(|(number, (event, stage))| line(number, event, stage)).collect()
+}
+
+fn line(number: usize, event: &BootEvent<'_>, stage: Stage) -> EventLine {
     let kind = event.event_type().map_or_else(|| "runtime".to_owned(), |event_type| event_type.to_string());
-    let words = match event.content() {
-        Some(content) => content.to_string(),
-        None => event.to_string(),
-    };
+    let content = event.content();
     EventLine {
         number,
+        stage,
         register: event.extends(),
         runtime: event.is_runtime(),
         kind,
-        digests: event.digests().iter().map(|digest| format!("{digest:?}")).collect(),
-        worth: worth(event),
-        words,
+        digests: event.digests(),
+        expected: None,
+        verdict: Verdict::Unproven,
+        worth: worth_of(event, content.as_ref()),
+        meaning: explain::event(event),
+        words: content.as_ref().map_or_else(|| event.to_string(), ToString::to_string),
+    }
+}
+
+/// Gives every event its verdict: it fails if a finding says so, and holds if its register's value was reached with it.
+pub(super) fn judge(
+    lines: &mut [EventLine],
+    registers: &[Register],
+    findings: &[Finding],
+    expected: &BTreeMap<usize, String>,
+) {
+    let with = |verdict| -> BTreeSet<_> {
+        registers.iter().filter(|register| register.verdict == verdict).map(|register| register.register).collect()
+    };
+    let (failed, held) = (with(Verdict::Fails), with(Verdict::Holds));
+    let failures = findings.iter().filter(|finding| finding.severity == Severity::Failure);
+    let wrong: BTreeSet<_> = failures.filter_map(|finding| finding.event).collect();
+    for line in lines {
+        line.expected = expected.get(&line.number).cloned();
+        let is_reached = line.register.is_some_and(|index| held.contains(&index) && !failed.contains(&index));
+        line.verdict = match (wrong.contains(&line.number), is_reached) {
+            (true, _) => Verdict::Fails,
+            (false, true) => Verdict::Holds,
+            (false, false) => Verdict::Unproven,
+        };
     }
 }
 
 pub(super) fn worth(event: &BootEvent<'_>) -> Worth {
-    match (event.content(), event) {
+    worth_of(event, event.content().as_ref())
+}
+
+fn worth_of(event: &BootEvent<'_>, content: Option<&Content<'_>>) -> Worth {
+    match (content, event) {
         (Some(Content::Verified(_)), _) => Worth::Verified,
         (Some(Content::Mismatched(_)), _) => Worth::Mismatched,
         (Some(Content::NotHashed(_)), _) => Worth::Claimed,

@@ -1,6 +1,6 @@
 //! Registers held against what a TPM holds, what a quote signs, and what an image must yield.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::align::{Pair, align};
 use super::diff::{BANKS, Placed, by_register, hex};
@@ -45,7 +45,7 @@ pub(super) fn check(
                     }
                     Verdict::Fails
                 }
-                None if bank == Bank::Sha256 && PcrIndex::quoted().any(|quoted| quoted == index) => quote,
+                None if against.quoted.is_some_and(|quoted| quoted.covers(bank, index)) => quote,
                 None => Verdict::Unproven,
             };
             registers.push(Register {
@@ -68,8 +68,22 @@ pub(super) fn check(
         let words = "nothing was given to hold the logs against: no event in them is proven to have been extended";
         findings.push(Finding::new(Severity::Warning, "unproven", words));
     }
+    unproven_registers(&registers, against, findings);
     another_boot(&registers, findings);
     registers
+}
+
+/// Registers with events that no value was given for, though values were given for others.
+fn unproven_registers(registers: &[Register], against: &Against<'_>, findings: &mut Vec<Finding>) {
+    let of = |verdict| registers.iter().filter(move |r| r.events > 0 && r.verdict == verdict).map(|r| r.register);
+    let judged: BTreeSet<_> = of(Verdict::Holds).chain(of(Verdict::Fails)).collect();
+    let left: BTreeSet<_> = of(Verdict::Unproven).filter(|index| !judged.contains(index)).collect();
+    if left.is_empty() || (against.values.is_none() && against.quoted.is_none()) {
+        return;
+    }
+    let names: Vec<_> = left.iter().map(ToString::to_string).collect();
+    let words = format!("no value was given for {}: their events are not proven", names.join(", "));
+    findings.push(Finding::new(Severity::Warning, "registers_unproven", words));
 }
 
 /// Most registers with events fail at once: no single change explains that.
@@ -86,19 +100,19 @@ fn another_boot(registers: &[Register], findings: &mut Vec<Finding>) {
     }
 }
 
-/// A quote signs one digest over sixteen registers: it proves all of them or none.
+/// A quote signs one digest over all its registers: it proves all of them or none.
 fn quote_verdict(replayed: &PcrValues, against: &Against<'_>, findings: &mut Vec<Finding>) -> Verdict {
     let Some(quoted) = against.quoted else { return Verdict::Unproven };
-    if let Some(values) = against.values.filter(|values| values.quote_digest() != quoted) {
+    let (signed, replayed) = (Some(quoted.digest()), quoted.digest_of(replayed));
+    if let Some(given) = against.values.map(|values| quoted.digest_of(values)).filter(|given| *given != signed) {
         let words = "the register values that were given are not those that the TPM quoted";
-        findings
-            .push(Finding::new(Severity::Failure, "values_not_quoted", words).values(quoted, values.quote_digest()));
+        findings.push(Finding::new(Severity::Failure, "values_not_quoted", words).values(hex(signed), hex(given)));
     }
-    if replayed.quote_digest() == quoted {
+    if replayed == signed {
         return Verdict::Holds;
     }
     let words = "the logs do not lead to what the TPM quoted: an event is missing, was added or altered, or the log is of another boot";
-    findings.push(Finding::new(Severity::Failure, "quote_differs", words).values(quoted, replayed.quote_digest()));
+    findings.push(Finding::new(Severity::Failure, "quote_differs", words).values(hex(signed), hex(replayed)));
     Verdict::Fails
 }
 
@@ -136,6 +150,14 @@ fn mismatch(
     let failure = |code, words: String, event| {
         Finding::new(Severity::Failure, code, words).at(Some(index), event).values(value, found)
     };
+    let explained = explain(placed, bank, index, locality, found);
+    if let Some(Explanation::Words(said)) = explained {
+        let words = format!(
+            "{index} holds what its events and systemd's words {} lead to: the running system extended them, and its log was not given or lacks them",
+            said.join(", ")
+        );
+        return failure("os_words_missing", words, None);
+    }
     if placed.is_empty() {
         let by = if index.get() == IMA {
             "by the kernel's integrity measurement (IMA), whose own log is needed, or "
@@ -152,7 +174,7 @@ fn mismatch(
         at(place).map_or_else(String::new, |p| format!("event {}, {}", p.number, words::name(p.event, context)))
     };
     let number = |place: usize| at(place).map(|p| p.number);
-    match explain(placed, bank, index, locality, found) {
+    match explained {
         Some(Explanation::Prefix(0)) => {
             let words = format!(
                 "the log has events for {index} and the TPM says that it was never extended: the log is of another boot"
@@ -187,7 +209,7 @@ fn mismatch(
             );
             failure("event_dropped", words, number(place))
         }
-        None => {
+        Some(Explanation::Words(_)) | None => {
             let words = format!(
                 "the events of {index} do not lead to its value in the {bank} bank: it was extended by the OS after boot and that is missing from this log, or an event of it was dropped, added or altered"
             );
@@ -203,6 +225,7 @@ pub(super) fn check_reference(
     replayed: &PcrValues,
     against: &Against<'_>,
     findings: &mut Vec<Finding>,
+    known: &mut BTreeMap<usize, String>,
 ) {
     let of_bank = by_register(events, Bank::Sha256);
     let network_devices = event::network_devices(events);
@@ -221,7 +244,7 @@ pub(super) fn check_reference(
             placed.truncate(expected.events.len());
         }
         let before = findings.len();
-        compare(index, expected, &placed, &context, findings);
+        compare(index, expected, &placed, &context, findings, known);
         let found = (index != PcrIndex::RUNTIME).then(|| replayed.get_or_reset(Bank::Sha256, index));
         let wanted = BankDigest::new(Bank::Sha256, expected.value.as_bytes());
         if findings.len() == before && found.is_some() && found != wanted {
@@ -243,6 +266,7 @@ fn compare(
     placed: &[Placed<'_, '_>],
     context: &words::Context<'_>,
     findings: &mut Vec<Finding>,
+    known: &mut BTreeMap<usize, String>,
 ) {
     let wanted: Vec<_> = expected.events.iter().map(|e| BankDigest::new(Bank::Sha256, e.sha256.as_bytes())).collect();
     let found: Vec<_> = placed.iter().map(|p| p.event.digest(Bank::Sha256)).collect();
@@ -251,7 +275,11 @@ fn compare(
     while let Some(pair) = pairs.get(at) {
         at = at.saturating_add(1);
         let (finding, number) = match (pair, pairs.get(at)) {
-            (Pair::Same(..), _) => continue,
+            (Pair::Same(a, b), _) => {
+                let number = placed.get(*b).map(|event| event.number);
+                known.extend(number.zip(wanted.get(*a).copied().flatten().map(|digest| digest.to_string())));
+                continue;
+            }
             (Pair::Removed(a), Some(Pair::Inserted(b))) => {
                 at = at.saturating_add(1);
                 let (what, event) = (expected.events.get(*a), placed.get(*b));
@@ -279,6 +307,7 @@ fn compare(
                 (finding.values("nothing", hex(found.get(*b).copied().flatten())), event.map(|p| p.number))
             }
         };
+        known.extend(number.zip(finding.expected.clone()));
         findings.push(finding.at(Some(index), number));
     }
 }

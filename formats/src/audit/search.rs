@@ -20,7 +20,21 @@ pub(super) enum Explanation {
     Swapped(usize),
     /// This event was extended twice.
     Twice(usize),
+    /// After all events systemd extended so many of these words, which need no log to be known.
+    Words(&'static [&'static str]),
 }
+
+/// What systemd extends while it starts, as far as it has come; each with nothing but the word.
+///
+/// Source: systemd `units/systemd-pcrphase*.service.in`, `units/systemd-pcrosseparator.service.in`, `docs/TPM2_PCR_MEASUREMENTS.md`.
+const SYSTEMD_WORDS: [&[&str]; 6] = [
+    &["os-separator"],
+    &["enter-initrd"],
+    &["enter-initrd", "leave-initrd"],
+    &["enter-initrd", "leave-initrd", "sysinit"],
+    &["enter-initrd", "leave-initrd", "sysinit", "ready"],
+    &["sysinit", "ready"],
+];
 
 /// Looks for the explanation of `found`.
 pub(super) fn explain(
@@ -48,6 +62,13 @@ pub(super) fn explain(
     let is = |value: Option<BankDigest>| value.as_ref() == Some(found);
     if let Some(prefix) = beginnings.iter().take(count).position(|value| value == found) {
         return Some(Explanation::Prefix(prefix));
+    }
+    let whole = beginnings.last().copied()?;
+    let with = |words: &&&[&str]| {
+        words.iter().try_fold(whole, |value, word| value.extend(&bank.hash(word.as_bytes())?)).as_ref() == Some(found)
+    };
+    if let Some(words) = SYSTEMD_WORDS.iter().find(with) {
+        return Some(Explanation::Words(words));
     }
     let next = |at: usize| at.saturating_add(1);
     if let Some(at) = (0..count).find(|at| is(run(*at, &mut (next(*at)..count)))) {

@@ -35,8 +35,9 @@ pub(super) fn findings(boot: &Boot<'_>, events: &[BootEvent<'_>], against: &Agai
         }
         let content = event.content();
         if event::worth(event) == super::Worth::Mismatched {
-            let words =
-                format!("event {number} does not hash to its digest: it was altered, and what it says is no fact");
+            let words = format!(
+                "event {number} does not hash to its digest: it was altered, or its writer is at fault; what it says is no fact"
+            );
             let finding = Finding::new(Severity::Failure, "content_altered", words).at(event.extends(), Some(number));
             let expected = event.digests().first().map(|digest| format!("{digest:?}")).unwrap_or_default();
             findings.push(finding.values(expected, plain(&event.to_string(), QUOTE_CHARS_MAX)));

@@ -1,11 +1,12 @@
 //! Twelve single changes of a boot, each named; on a boot made here and on the logs of real machines.
 
-mod log;
+pub(super) mod log;
 
 use log::{Edited, Ev, boot_of, made_here, runtime_log};
 
 use super::*;
 use crate::boot::BootEvent;
+use crate::digest::Sha256Digest;
 use crate::eventlog::EventLog;
 use crate::eventlog::corpus::real_logs;
 use crate::reference::{EventReference, PcrReference};
@@ -182,9 +183,23 @@ fn single_changes_of_a_log_are_named() {
     assert_eq!(register, Some(13));
     assert!(words.contains("was extended by the OS after boot and is missing from this log"), "{words}");
 
+    // What needs no log to be known is named: systemd's phases, and its separator in a register without events.
+    let mut phases = values.clone();
+    for word in ["enter-initrd", "leave-initrd"] {
+        phases.extend(PcrIndex::new(11).unwrap(), &Bank::Sha256.hash(word.as_bytes()).unwrap());
+    }
+    let (register, _, words) = failure(&held(&honest, &phases), "os_words_missing");
+    assert_eq!(register, Some(11));
+    assert!(words.contains("systemd's words enter-initrd, leave-initrd lead to"), "{words}");
+    let mut separated = values.clone();
+    separated.extend(PcrIndex::new(13).unwrap(), &Bank::Sha256.hash(b"os-separator").unwrap());
+    assert_eq!(failure(&held(&honest, &separated), "os_words_missing").0, Some(13));
+
     // A quote over other values.
-    let quoted =
-        |scene: &Scene, quoted| scene.with(|boot| audit(boot, &Against { quoted: Some(quoted), ..Against::default() }));
+    let quoted = |scene: &Scene, digest| {
+        let quoted = Quoted::by_kiln(digest).unwrap();
+        scene.with(|boot| audit(boot, &Against { quoted: Some(&quoted), ..Against::default() }))
+    };
     assert!(quoted(&honest, values.quote_digest()).holds());
     failure(&quoted(&honest, later.quote_digest()), "quote_differs");
     // Without anything to hold against nothing holds.
@@ -323,11 +338,13 @@ fn hostile_text_is_inert() {
     scene.firmware.events.push(Ev::new(8, 0x0d, &command, hostile.as_bytes()));
     scene.firmware.events.push(Ev::new(8, 0x0d, b"\x1b[31m", b"x"));
     let audit = scene.with(|boot| audit(boot, &Against::default()));
-    let (text, json) = (text(&audit), json(&audit).unwrap());
+    let subject = Subject::new("made here");
+    let report = Report::Audit(&subject, &audit);
+    let (text, json) = (report.text(Style::Plain), report.json().unwrap());
     assert!(text.contains("script"), "it is shown");
     for out in [&text, &json] {
         assert!(out.chars().all(|c| c == '\n' || !c.is_control()) && !out.contains('\u{202e}'));
     }
     let document: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((document["version"].as_u64(), document["holds"].as_bool()), (Some(1), Some(false)));
+    assert_eq!((document["version"].as_u64(), document["verdict"].as_str()), (Some(1), Some("unproven")));
 }

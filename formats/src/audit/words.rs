@@ -65,7 +65,10 @@ fn gained(event: &BootEvent<'_>, context: &Context<'_>) -> String {
 pub(super) fn loaded(image: &Image<'_>, event_type: Option<EventType>, context: &Context<'_>) -> String {
     let device = image.path.pci_device();
     let is_network = image.path.is_network() || device.as_ref().is_some_and(|d| context.network_devices.contains(d));
-    let path = format!("{}, as the log says", plain(&image.path.to_string(), QUOTE_CHARS_MAX));
+    let path = match image.path.to_string() {
+        empty if empty.is_empty() => "from memory, as the log says".to_owned(),
+        path => format!("{}, as the log says", plain(&path, QUOTE_CHARS_MAX)),
+    };
     let is_driver = event_type != Some(EventType::BOOT_SERVICES_APPLICATION);
     match (image.path.is_option_rom(), is_driver, is_network) {
         (true, _, true) | (false, true, true) => format!("an option ROM of a network card ({path})"),

@@ -162,13 +162,17 @@ fn is_of_something_else(event_type: EventType) -> bool {
     )
 }
 
+/// How coreboot names regions and files of the flash in `EV_ACTION`. Source: coreboot `src/security/tpm/tspi/crtm.c`.
+const COREBOOT_NAMES: &[&str] = &["FMAP: ", "CBFS: "];
+
 /// The digest is by definition of the data.
 ///
 /// Source: TCG PC Client Platform Firmware Profile 1.06, section 10.4.1, table 27; for loaders as in `decode/loader.rs`.
 fn must_hash(event: &Weighed<'_, '_>, decoded: &Decoded<'_>) -> bool {
     match event.event_type {
+        // coreboot names what it measured where others hash what they say.
+        EventType::ACTION => !COREBOOT_NAMES.iter().any(|name| event.data.starts_with(name.as_bytes())),
         EventType::SEPARATOR
-        | EventType::ACTION
         | EventType::EFI_ACTION
         | EventType::S_CRTM_VERSION
         | EventType::OMIT_BOOT_DEVICE_EVENTS

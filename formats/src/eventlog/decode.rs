@@ -98,7 +98,9 @@ fn by_type(event_type: EventType, data: &[u8]) -> Option<Decoded<'_>> {
             platform::image(data).map(Decoded::Image)
         }
         EventType::GPT | EventType::GPT2 => platform::partition_table(data).map(Decoded::Partitions),
-        EventType::HANDOFF_TABLES | EventType::TABLE_OF_DEVICES => platform::tables(data).map(Decoded::Tables),
+        EventType::HANDOFF_TABLES => platform::tables(data).map(Decoded::Tables),
+        // U-Boot measures its device tree here, and calls it by a word.
+        EventType::TABLE_OF_DEVICES => platform::tables(data).map(Decoded::Tables).or_else(|| words(data)),
         EventType::HANDOFF_TABLES2 => platform::tables2(data).map(Decoded::Tables),
         EventType::IPL => loader::loader(data).map(Decoded::Loader),
         EventType::EVENT_TAG => tag(data),

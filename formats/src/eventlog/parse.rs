@@ -3,7 +3,7 @@
 //! The same [`read_event`] serves the first, checking walk and every later one, so that both agree about where events are.
 
 use super::cursor::Cursor;
-use super::{ALGORITHMS_MAX, Algorithm, Event, EventLog, EventLogError, EventType, LOG_BYTES_MAX, Layout};
+use super::{ALGORITHMS_MAX, Algorithm, EVENTS_MAX, Event, EventLog, EventLogError, EventType, LOG_BYTES_MAX, Layout};
 use crate::pcr::Bank;
 
 /// What the first event's data starts with in a crypto-agile log.
@@ -14,11 +14,29 @@ const SPEC_ID_03: &[u8; 16] = b"Spec ID Event03\0";
 /// More distinct algorithms than one event can have: those of the header and the known banks.
 const DISTINCT_MAX: usize = ALGORITHMS_MAX + Bank::ALL.len();
 
+/// What the log of a TPM 1.2's dynamic launch starts with. Source: Intel TXT MLE Developer's Guide, appendix F.
+const TXT_CONTAINER: &[u8; 20] = b"TXT Event Container\0";
+
+/// The records of a dynamic launch's container: SHA-1 events between two offsets that its header gives. Other bytes are as they are.
+fn contained(bytes: &[u8]) -> Result<&[u8], EventLogError> {
+    let mut cursor = Cursor { bytes };
+    if cursor.take(TXT_CONTAINER.len()) != Some(TXT_CONTAINER) {
+        return Ok(bytes);
+    }
+    let mut read = || {
+        cursor.take(12 + 4 + 4)?; // reserved, the versions of container and records, the container's size
+        let (first, next) = (usize::try_from(cursor.u32()?).ok()?, usize::try_from(cursor.u32()?).ok()?);
+        bytes.get(first..next)
+    };
+    read().ok_or(EventLogError::MalformedHeader)
+}
+
 /// See [`EventLog::parse`].
 pub(super) fn parse(bytes: &[u8]) -> Result<EventLog<'_>, EventLogError> {
     if bytes.len() > LOG_BYTES_MAX {
         return Err(EventLogError::TooLarge { bytes: bytes.len() });
     }
+    let bytes = contained(bytes)?;
     let padding_start = padding_start(bytes);
     if padding_start == 0 {
         return Err(EventLogError::Empty);
@@ -39,6 +57,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog<'_>, EventLogError> {
         let (_, event_bytes) = read_event(bytes, offset, layout, &algorithms)?;
         offset += event_bytes;
         event_count += 1;
+        if event_count > EVENTS_MAX {
+            return Err(EventLogError::TooManyEvents);
+        }
     }
     let body = bytes.get(body_offset..offset).unwrap_or_default();
     Ok(EventLog { layout, algorithms, header, body, body_offset, padding_bytes: bytes.len() - offset, event_count })

@@ -119,6 +119,42 @@ fn sizes_beyond_the_input_are_refused() {
 }
 
 #[test]
+fn what_other_firmware_writes_is_read() {
+    // A dynamic launch of a TPM 1.2 has its records in a container.
+    let events = [event1(17, 0x402, &[1; 20], b""), event1(18, 0x410, &[2; 20], b"")].concat();
+    let mut container = b"TXT Event Container\0".to_vec();
+    container.extend([0; 20]);
+    container.extend(48_u32.to_le_bytes());
+    container.extend((48 + events.len() as u32).to_le_bytes());
+    let whole = [container.clone(), events.clone(), vec![0; 64]].concat();
+    let log = EventLog::parse(&whole).unwrap();
+    assert_eq!((log.event_count(), log.layout()), (2, Layout::Sha1));
+    assert_eq!(log.replay(), EventLog::parse(&events).unwrap().replay());
+    container[44..48].copy_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(EventLog::parse(&[container, events].concat()), Err(EventLogError::MalformedHeader));
+    // coreboot names what it measured; U-Boot calls the device tree by a word.
+    let digest = [(0x0b, &[7; 32][..])];
+    let log = [
+        header(&[(0x0b, 32)]),
+        event2(2, 5, &digest, b"CBFS: bootblock\0"),
+        event2(0, 11, &digest, b"dts\0"),
+        event2(2, 5, &digest, b"Calling INT 19h"),
+    ]
+    .concat();
+    let log = EventLog::parse(&log).unwrap();
+    let worth: Vec<_> = log.events().map(|event| matches!(event.content(), Content::NotHashed(_))).collect();
+    assert_eq!(worth, [true, true, false]);
+    assert_eq!(log.events().nth(1).unwrap().to_string(), "EV_TABLE_OF_DEVICES \"dts\"");
+}
+
+#[test]
+fn events_are_bounded() {
+    let one = event1(1, 13, &[7; 20], b"");
+    assert!(EventLog::parse(&one.repeat(EVENTS_MAX)).is_ok());
+    assert_eq!(EventLog::parse(&one.repeat(EVENTS_MAX + 1)), Err(EventLogError::TooManyEvents));
+}
+
+#[test]
 fn real_logs_replay_to_the_machines_values() {
     let mut compared = 0;
     let logs = real_logs("real_logs_replay_to_the_machines_values");

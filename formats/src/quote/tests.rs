@@ -64,17 +64,17 @@ fn a_quote_reads_as_it_was_made() {
 
 /// Made by swtpm 0.7.1 and tpm2-tools 5.4 (`tpm2_create -G ecc256:ecdsa-sha256:null`, `tpm2_pcrextend` of `final` into PCR 15,
 /// `tpm2_quote -l sha256:0,…,15 -q 11…11`): key, its name, quote, signature.
-const REAL_PUBLIC: &str = concat!(
+pub(super) const REAL_PUBLIC: &str = concat!(
     "0023000b00050072000000100018000b000300100020106aaba28d043983820dd96127c985dbaee0bc7b67543c921a62b7a7",
     "324af2ae0020ea86b600e25d4bbeca34458e5bab754d1a9f0c4e7edcb8c18c5aa76d3c38d891"
 );
 const REAL_NAME: &str = "000bc47d7da96d4f7544b4e2917ad5a8bb5afade256116307f6a6238936b33c2e18d";
-const REAL_ATTEST: &str = concat!(
+pub(super) const REAL_ATTEST: &str = concat!(
     "ff54434780180022000b214a95511f4830e4b343baa9acebc4e94362cbf2ccc7d6e352838f7a8138a54e0020111111111111",
     "111111111111111111111111111111111111111111111111111100000000000001eb00000001000000000120191023001636",
     "3600000001000b03ffff0000206799a3662e6a95af06129482967edd06746302cf0fd839a183ea09672ff6f5d0"
 );
-const REAL_SIGNATURE: &str = concat!(
+pub(super) const REAL_SIGNATURE: &str = concat!(
     "0018000b0020c6ccc302d10fd5f2b6c9c526c6c29e238327d719d17d6e6a17d5354da08a27150020540cb5ba65c34676d11a",
     "20f9e21d04964b740b08393d03bb763fab150242fbc6"
 );

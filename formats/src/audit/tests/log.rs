@@ -10,18 +10,18 @@ use crate::runtime_log::{BootId, Writer};
 
 /// One event, as it will be written.
 #[derive(Clone)]
-pub(super) struct Ev {
-    pub(super) register: u32,
-    pub(super) event_type: u32,
-    pub(super) digests: Vec<(u16, Vec<u8>)>,
-    pub(super) data: Vec<u8>,
+pub(crate) struct Ev {
+    pub(crate) register: u32,
+    pub(crate) event_type: u32,
+    pub(crate) digests: Vec<(u16, Vec<u8>)>,
+    pub(crate) data: Vec<u8>,
     /// How the tests call it.
     name: String,
 }
 
 impl Ev {
     /// An event that measures `measured` in SHA-256.
-    pub(super) fn new(register: u32, event_type: u32, data: &[u8], measured: &[u8]) -> Self {
+    pub(crate) fn new(register: u32, event_type: u32, data: &[u8], measured: &[u8]) -> Self {
         let digests = vec![(0x0b, Vec::new())];
         let mut event = Self { register, event_type, digests, data: data.to_vec(), name: String::new() };
         event.measure(measured);
@@ -33,7 +33,7 @@ impl Ev {
     }
 
     /// Puts the digests of `bytes` into every bank.
-    pub(super) fn measure(&mut self, bytes: &[u8]) {
+    pub(crate) fn measure(&mut self, bytes: &[u8]) {
         for (algorithm, digest) in &mut self.digests {
             *digest = Bank::from_algorithm(*algorithm).unwrap().hash(bytes).unwrap().as_bytes().to_vec();
         }
@@ -41,14 +41,14 @@ impl Ev {
 }
 
 /// A log in pieces.
-pub(super) struct Edited {
+pub(crate) struct Edited {
     /// The data of the header; `None` for a SHA-1 log.
     header: Option<Vec<u8>>,
-    pub(super) events: Vec<Ev>,
+    pub(crate) events: Vec<Ev>,
 }
 
 impl Edited {
-    pub(super) fn of(log: &EventLog<'_>) -> Self {
+    pub(crate) fn of(log: &EventLog<'_>) -> Self {
         let events = log.events().map(|event| Ev {
             register: event.register,
             event_type: event.event_type.0,
@@ -59,7 +59,7 @@ impl Edited {
         Self { header: log.header().map(<[u8]>::to_vec), events: events.collect() }
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let le = |value: usize| (value as u32).to_le_bytes();
         if let Some(header) = &self.header {
@@ -85,12 +85,12 @@ impl Edited {
         bytes
     }
 
-    pub(super) fn find(&self, name: &str) -> usize {
+    pub(crate) fn find(&self, name: &str) -> usize {
         self.events.iter().position(|event| event.name == name).unwrap()
     }
 
     /// Gives a variable another value, and measures it.
-    pub(super) fn variable(&mut self, name: &str, value: &[u8]) {
+    pub(crate) fn variable(&mut self, name: &str, value: &[u8]) {
         let at = self.find(name);
         let data = variable(name, value);
         self.events[at].measure(&data);
@@ -98,19 +98,19 @@ impl Edited {
     }
 
     /// Measures something else under the same words.
-    pub(super) fn remeasure(&mut self, name: &str, bytes: &[u8]) {
+    pub(crate) fn remeasure(&mut self, name: &str, bytes: &[u8]) {
         let at = self.find(name);
         self.events[at].measure(bytes);
     }
 
     /// The option ROM of the network card is loaded.
-    pub(super) fn insert_rom(&mut self) {
+    pub(crate) fn insert_rom(&mut self) {
         let at = self.find("separator 2");
         self.events.insert(at, Ev::new(2, 0x8000_0004, &image(&card(&[4, 8, 24, 0], &[0; 20])), b"rom").named("rom"));
     }
 }
 
-pub(super) fn wide(text: &str) -> Vec<u8> {
+pub(crate) fn wide(text: &str) -> Vec<u8> {
     text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
 }
 
@@ -124,7 +124,7 @@ fn variable(name: &str, value: &[u8]) -> Vec<u8> {
 }
 
 /// A database of hashes.
-pub(super) fn hash_list(hashes: &[u8]) -> Vec<u8> {
+pub(crate) fn hash_list(hashes: &[u8]) -> Vec<u8> {
     let mut bytes = hex::decode("2616c4c14c509240aca941f936934328").unwrap();
     bytes.extend((28 + 48 * hashes.len() as u32).to_le_bytes());
     bytes.extend([[0, 0, 0, 0], 48_u32.to_le_bytes()].concat());
@@ -145,7 +145,7 @@ fn image(path: &[u8]) -> Vec<u8> {
 }
 
 /// A boot of a UKI with Secure Boot, in SHA-256, as OVMF and systemd-stub measure it.
-pub(super) fn made_here() -> Edited {
+pub(crate) fn made_here() -> Edited {
     let whole = |register, event_type, data: &[u8], name: &str| Ev::new(register, event_type, data, data).named(name);
     let set = |name: &str, value: &[u8]| whole(7, 0x8000_0001, &variable(name, value), name);
     let mut events = vec![
@@ -183,7 +183,7 @@ pub(super) fn made_here() -> Edited {
 }
 
 /// The runtime log of a boot with this trust bundle; with `extra` the system extended PCR 15 once more.
-pub(super) fn runtime_log(trust: u8, extra: bool) -> Vec<u8> {
+pub(crate) fn runtime_log(trust: u8, extra: bool) -> Vec<u8> {
     let mut writer = Writer::new(BootId::from_kernel_text(&"0".repeat(32)).unwrap(), &[Bank::Sha256]).unwrap();
     let words = [
         Word::Init(Sha256Digest::of(b"init")),
@@ -201,6 +201,6 @@ pub(super) fn runtime_log(trust: u8, extra: bool) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn boot_of<'a>(firmware: &'a [u8], runtime: &'a [u8]) -> Boot<'a> {
+pub(crate) fn boot_of<'a>(firmware: &'a [u8], runtime: &'a [u8]) -> Boot<'a> {
     Boot { firmware: EventLog::parse(firmware).ok(), runtime: CelLog::parse(runtime).ok() }
 }

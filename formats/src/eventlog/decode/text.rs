@@ -86,11 +86,23 @@ fn is_readable(c: char) -> bool {
     !c.is_control() || matches!(c, '\n' | '\t' | '\r')
 }
 
-/// Text in its inert form: control, directional and other invisible characters are shown as `?`, what is too long is cut.
+/// Letters that show nothing. Source: Unicode 16, `Default_Ignorable_Code_Point` among the letters (Hangul fillers).
+const HIDDEN: [char; 4] = ['\u{115f}', '\u{1160}', '\u{3164}', '\u{ffa0}'];
+
+/// Text in its inert form: control, directional and other invisible characters are escaped (`\n`, `\x1b`, `\u{202e}`), what is too
+/// long is cut. A backslash stays one: paths are full of them.
 #[must_use]
 pub fn plain(text: &str, chars_max: usize) -> String {
-    let inert = |c: char| if c.is_ascii_graphic() || c == ' ' || c.is_alphanumeric() { c } else { '?' };
-    let mut shown: String = text.chars().take(chars_max).map(inert).collect();
+    let mut shown = String::with_capacity(text.len().min(chars_max));
+    for c in text.chars().take(chars_max) {
+        match c {
+            ' '..='~' => shown.push(c),
+            '\n' | '\r' | '\t' => shown.extend(c.escape_default()),
+            '\0'..='\x7f' => shown.push_str(&format!("\\x{:02x}", u32::from(c))),
+            _ if c.is_alphanumeric() && !HIDDEN.contains(&c) => shown.push(c),
+            _ => shown.extend(c.escape_unicode()),
+        }
+    }
     if text.chars().nth(chars_max).is_some() {
         shown.push_str("...");
     }
@@ -110,7 +122,7 @@ mod tests {
 
     #[test]
     fn text_is_inert() {
-        assert_eq!(plain("a\u{202e}b\x1b[31m\n", 40), "a?b?[31m?");
+        assert_eq!(plain("a\u{202e}b\x1b[31m\n\u{3164}\\é", 40), "a\\u{202e}b\\x1b[31m\\n\\u{3164}\\é");
         assert_eq!(plain("abcdef", 3), "abc...");
         assert_eq!(utf16_text(b"a\0b\0\0\0"), Some("ab".to_owned()));
         assert_eq!(utf16_text(b"a\0b\0\0"), Some("ab".to_owned()), "one byte of the NUL is missing");
