@@ -1,6 +1,6 @@
 //! cgroup v2: the limits of a step, its accounts, and the one sure way to kill all of it.
 //!
-//! Limits exist before the step's first process, which is cloned into the cgroup. Every file written is read back.
+//! Limits exist before the sandbox init, which is cloned into the cgroup, has its order. Every file written is read back.
 //! Source: Documentation/admin-guide/cgroup-v2.rst.
 //!
 //! Absent: `memory.high`, under which a step crawls until its time is over instead of being told that its memory is; and
@@ -63,9 +63,10 @@ pub enum Error {
 pub(crate) struct Hierarchy {
     directory: PathBuf,
     path: String,
-    limits: bool,
-    next: AtomicU64,
 }
+
+/// Number of the next step of this process: its launchers share one parent.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 impl Hierarchy {
     /// Makes the parent below the root of the cgroup2 mount, with controllers if `limits`.
@@ -74,7 +75,7 @@ impl Hierarchy {
         let path = parent_of(std::process::id());
         let directory = mount.join(path.trim_start_matches('/'));
         make(&directory)?;
-        let hierarchy = Self { directory, path, limits, next: AtomicU64::new(0) };
+        let hierarchy = Self { directory, path };
         if limits {
             let available = read_file(&mount.join("cgroup.controllers"))?;
             for controller in CONTROLLERS {
@@ -89,11 +90,12 @@ impl Hierarchy {
         Ok(hierarchy)
     }
 
-    /// Makes the cgroup of one step and sets its limits.
-    pub(crate) fn create(&self, limits: &Limits) -> Result<Cgroup, Error> {
-        let name = format!("step-{}", self.next.fetch_add(1, Ordering::Relaxed));
+    /// Makes the cgroup of one step, without limits.
+    pub(crate) fn create(&self) -> Result<Cgroup, Error> {
+        let name = format!("step-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = self.directory.join(&name);
-        make(&directory)?;
+        // Nobody else's: it is killed as a whole.
+        fs::create_dir(&directory).map_err(|source| file_error("make", &directory, source))?;
         let cgroup = Cgroup {
             fd: open_directory(&directory)?,
             directory,
@@ -101,9 +103,6 @@ impl Hierarchy {
             empty: AtomicBool::new(false),
         };
         cgroup.set("cgroup.max.descendants", "0")?;
-        if self.limits {
-            cgroup.limit(limits)?;
-        }
         Ok(cgroup)
     }
 }
@@ -126,7 +125,8 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    fn limit(&self, limits: &Limits) -> Result<(), Error> {
+    /// Sets the limits of its step, before that has its order.
+    pub(crate) fn limit(&self, limits: &Limits) -> Result<(), Error> {
         for (file, value) in expected(limits) {
             self.set(file, &value)?;
         }

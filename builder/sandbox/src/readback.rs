@@ -5,14 +5,16 @@ mod seen;
 mod surroundings;
 pub(crate) mod table;
 
+pub(crate) use table::MountReader;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 
 use thiserror::Error;
 
 use crate::cgroup::{self, Cgroup};
-use crate::enforced::{Confirmed, Enforced, ProcessFacts};
+use crate::enforced::{CgroupFacts, Confirmed, Enforced, MountFact, ProcessFacts};
 use crate::filter::{self, Filter};
 use crate::layer::{Layer, Requirements};
 use crate::policy::{INIT_HOST_ID, Policy};
@@ -26,7 +28,9 @@ pub(crate) const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", 
 /// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE and the locks of all four. Source: include/uapi/linux/securebits.h.
 const SECUREBITS: u32 = 0b1110_1111;
 /// Bytes of one procfs file of a step that has run nothing.
-const PROC_BYTES_MAX: usize = 64 * 1024;
+const PROC_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes that are made room for at once.
+const PROC_BYTES_USUAL: usize = 4096;
 
 /// Why the kernel's word is not ours.
 #[derive(Debug, Error)]
@@ -69,34 +73,51 @@ pub(crate) struct Ordered<'a> {
     pub(crate) requirements: &'a Requirements,
     pub(crate) filter: &'a Filter,
     pub(crate) cgroup: &'a Cgroup,
-    /// `None`: the trace was given up.
-    pub(crate) sources: Option<Sources>,
+    pub(crate) mounts: &'a MountReader,
 }
 
-/// Reads everything back and compares it. Returns the file systems that the step can fill, too.
+/// Where a step is: what nobody in the sandbox can change once the step is in its user namespace and the sandbox init has given
+/// everything up.
+pub(crate) struct Surrounded {
+    init: ProcessFacts,
+    namespaces: BTreeMap<String, u64>,
+    mounts: Vec<MountFact>,
+    spaces: Vec<Space>,
+    cgroup: CgroupFacts,
+}
+
+/// Reads back where the step `pid` is, and that its init has given everything up.
+pub(crate) fn check_place(pid: i32, init: i32, ordered: &Ordered<'_>) -> Result<Surrounded, Error> {
+    let init = process(init, INIT_HOST_ID, filter::PROGRAMS, &Requirements::all())?;
+    let namespaces = namespaces(pid)?;
+    let (mounts, spaces) = seen::check(pid, ordered)?;
+    Ok(Surrounded { init, namespaces, mounts, spaces, cgroup: cgroup(pid, ordered)? })
+}
+
+/// Reads back what the waiting step itself is, and puts all of it together. Returns the file systems that it can fill, too.
 pub(crate) fn check(
     pid: i32,
-    init: i32,
+    place: Surrounded,
     confirmed: Confirmed,
+    sources: Option<Sources>,
     ordered: &Ordered<'_>,
 ) -> Result<(Enforced, Vec<Space>), Error> {
-    let process = process(pid, ordered.policy.host_id(), filter::PROGRAMS, ordered.requirements)?;
-    let init = self::process(init, INIT_HOST_ID, filter::PROGRAMS, &Requirements::all())?;
-    let (mounts, spaces) = seen::check(pid, ordered)?;
+    let Surrounded { init, namespaces, mounts, spaces, cgroup } = place;
+    let status = read(&format!("/proc/{pid}/status"))?;
     let enforced = Enforced {
         given_up: ordered.requirements.given_up().clone(),
-        namespaces: namespaces(pid)?,
+        namespaces,
         mounts,
-        process,
-        surroundings: surroundings::check(pid, ordered)?,
+        process: process_of(&status, ordered.policy.host_id(), filter::PROGRAMS, ordered.requirements)?,
+        surroundings: surroundings::check(pid, &status, ordered)?,
         init,
         process_limits: process_limits(pid, ordered)?,
         descriptors: descriptors(pid, ordered)?,
-        cgroup: cgroup(pid, ordered)?,
+        cgroup,
         confirmed: confirm(confirmed, ordered)?,
         seccomp_sha256: hex::encode(ordered.filter.digest()),
     };
-    trace(ordered)?;
+    trace(sources, ordered)?;
     Ok((enforced, spaces))
 }
 
@@ -107,10 +128,17 @@ fn expect<T: std::fmt::Debug + PartialEq>(layer: Layer, what: &str, found: &T, e
     Err(Error::NotEnforced { layer, what: what.into(), found: format!("{found:?}"), expected: format!("{expected:?}") })
 }
 
+/// Reads a procfs file in as few calls as it takes: most are shorter than a page.
 fn read(path: &str) -> Result<String, Error> {
-    let text = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    expect(Layer::Process, "size of a procfs file within bounds", &(text.len() <= PROC_BYTES_MAX), &true)?;
-    Ok(text)
+    let read = || {
+        let mut file = fs::File::open(path)?;
+        let mut text = Vec::with_capacity(PROC_BYTES_USUAL);
+        io::Read::by_ref(&mut file).take(PROC_BYTES_MAX + 1).read_to_end(&mut text)?;
+        Ok(text)
+    };
+    let text = read().map_err(|source| Error::Read { path: path.into(), source })?;
+    expect(Layer::Process, "size of a procfs file within bounds", &(text.len() as u64 <= PROC_BYTES_MAX), &true)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn namespaces(pid: i32) -> Result<BTreeMap<String, u64>, Error> {
@@ -131,7 +159,11 @@ fn namespaces(pid: i32) -> Result<BTreeMap<String, u64>, Error> {
 }
 
 fn process(pid: i32, id: u32, filters: usize, requirements: &Requirements) -> Result<ProcessFacts, Error> {
-    let status = read(&format!("/proc/{pid}/status"))?;
+    process_of(&read(&format!("/proc/{pid}/status"))?, id, filters, requirements)
+}
+
+/// What the text of a `/proc/PID/status` says.
+fn process_of(status: &str, id: u32, filters: usize, requirements: &Requirements) -> Result<ProcessFacts, Error> {
     let field = |name: &str| -> Vec<&str> {
         let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.map(|value| value.split_whitespace().collect()).unwrap_or_default()
@@ -211,7 +243,7 @@ fn descriptors(pid: i32, ordered: &Ordered<'_>) -> Result<Vec<u32>, Error> {
     Ok(found)
 }
 
-fn cgroup(pid: i32, ordered: &Ordered<'_>) -> Result<crate::enforced::CgroupFacts, Error> {
+fn cgroup(pid: i32, ordered: &Ordered<'_>) -> Result<CgroupFacts, Error> {
     let text = read(&format!("/proc/{pid}/cgroup"))?;
     let found = text.lines().find_map(|line| line.strip_prefix("0::"));
     expect(Layer::Limits, "cgroup", &found, &Some(ordered.cgroup.path()))?;
@@ -228,9 +260,9 @@ fn cgroup(pid: i32, ordered: &Ordered<'_>) -> Result<crate::enforced::CgroupFact
 }
 
 /// Whoever listens really hears.
-fn trace(ordered: &Ordered<'_>) -> Result<(), Error> {
+fn trace(sources: Option<Sources>, ordered: &Ordered<'_>) -> Result<(), Error> {
     let require = |layer| ordered.requirements.require(layer);
-    let Some(sources) = ordered.sources else { return Ok(()) };
+    let Some(sources) = sources else { return Ok(()) };
     expect(Layer::Trace, "listener of the system call filter", &sources.filter, &require(Layer::Seccomp))?;
     expect(Layer::Trace, "record of a denial", &sources.landlock, &require(Layer::Landlock))?;
     expect(Layer::Trace, "questions about executions", &sources.executions, &true)

@@ -158,6 +158,9 @@ impl Step {
         let heard = self.listen();
         self.cgroup.kill_and_wait(Some(self.init.as_fd()))?;
         let heard = heard?;
+        if let Some(watch) = &mut self.watch {
+            watch.over()?;
+        }
         let usage = self.cgroup.usage(self.started.elapsed().as_millis() as u64)?;
         let full = self.full().map_err(|source| Error::Wait { source })?;
         let exit = judge(&heard, self.killed.load(Ordering::SeqCst), &usage, full).ok_or(Error::Lost)?;

@@ -38,7 +38,7 @@ pub(crate) struct Contender<'a> {
 /// How it starts it.
 enum How {
     /// A resident launcher of ours.
-    Warm(Launcher),
+    Warm(Box<Launcher>),
     /// A program that is executed for this one step.
     Program(command::Line),
     /// No sandbox.
@@ -134,7 +134,7 @@ impl<'a> Contenders<'a> {
     pub(crate) fn new(options: &Options, scene: &'a Scene, requirements: &Requirements) -> Self {
         let warm = |name, requirements| {
             let launcher = Launcher::start_with(requirements).expect("a launcher");
-            Contender { name, lacks: "", scene, how: How::Warm(launcher) }
+            Contender { name, lacks: "", scene, how: How::Warm(Box::new(launcher)) }
         };
         let mut everyone = vec![warm("kiln warm", requirements.clone())];
         let mut left_out = Vec::new();

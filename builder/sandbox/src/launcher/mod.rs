@@ -2,12 +2,13 @@
 //! may spawn, wait for and kill steps.
 
 pub(crate) mod channel;
+mod line;
 pub(crate) mod order;
 mod zygote;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,16 +21,17 @@ use crate::filter::{Filter, StepFilters};
 use crate::kernel::{self, Missing};
 use crate::layer::{Layer, Requirements};
 use crate::policy::{Policy, Profile, VIEW_ID};
-use crate::readback::{self, Ordered};
+use crate::readback::{self, MountReader, Ordered};
 use crate::running::{Space, Started, Step};
+use crate::stage::Kit;
 use crate::sys::{self, Forked, SingleThread};
-use crate::trace::{self, Rules, Sources, Watch};
+use crate::trace::{self, Hearing, Sources, Watch};
 use crate::tree;
-use crate::view::{self, Identity, Place};
+use crate::view::{self, Identity};
 
 use channel::{Channel, Received};
-use order::{AGAIN, DESCRIPTORS_MAX, Failed, GO, ORDER_BYTES_MAX, Order, REPORT_BYTES_MAX, Reply, Report};
-use zygote::Filters;
+use line::{Line, Sandbox};
+use order::{AGAIN, DESCRIPTORS_MAX, Failed, GO, ORDER_BYTES_MAX, Order, REPORT_BYTES_MAX, Report};
 
 /// How long the set-up of one step may take: milliseconds on hardware, seconds on an emulated and busy machine.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -38,6 +40,9 @@ const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// flood the kernel with records for a moment.
 const FORBIDDEN_TRIES: usize = 200;
 const FORBIDDEN_PAUSE: Duration = Duration::from_millis(20);
+
+/// Reports of one step before its execve: one of each kind.
+const REPORTS_MAX: usize = 8;
 
 /// Why a step was not started. In every case nothing of it ran and nothing of it is left.
 #[derive(Debug, Error)]
@@ -99,13 +104,14 @@ pub fn check_profile(profile: Profile) -> Result<(), Error> {
 /// A running launcher process. Dropped, it ends, and steps that still run are killed.
 #[derive(Debug)]
 pub struct Launcher {
-    channel: Mutex<Channel>,
+    line: Mutex<Line>,
     pid: i32,
     hierarchy: Hierarchy,
     requirements: Requirements,
     filters: StepFilters,
-    /// While they live, the kernel tells what steps do.
-    _rules: Option<Arc<Rules>>,
+    mounts: MountReader,
+    /// While it lives, the kernel tells what steps do. `None` if the trace was given up.
+    hearing: Option<Hearing>,
 }
 
 impl Launcher {
@@ -127,14 +133,23 @@ impl Launcher {
         kernel::check(&requirements)?;
         let listened = !requirements.left_out().contains(&Layer::Trace);
         let filters = StepFilters::compile(listened).map_err(|source| Error::Filter { source })?;
-        let rules = requirements.require(Layer::Trace).then(Watch::prepare).transpose()?;
         let hierarchy = Hierarchy::prepare(requirements.require(Layer::Limits))?;
         let (ours, theirs) = Channel::pair().map_err(start)?;
         match sys::fork(&alone).map_err(start)? {
             // Leaves by _exit, so nothing of the caller's is dropped there.
-            Forked::Child => zygote::run(&theirs, ours, &Filters { steps: filters, init: Filter::of_init() }, &alone),
+            Forked::Child => {
+                let kit = Kit { filters, init_filter: Filter::of_init(), left_out: requirements.left_out() };
+                zygote::run(&theirs, ours, &kit, &alone)
+            }
             Forked::Parent(pid) => {
-                Ok(Self { channel: Mutex::new(ours), pid, hierarchy, requirements, filters, _rules: rules })
+                drop(theirs);
+                let line = Mutex::new(Line::new(ours));
+                let (mounts, hearing) = (MountReader::default(), None);
+                let mut launcher = Self { line, pid, hierarchy, requirements, filters, mounts, hearing };
+                // Made while we see to our own things; from here on a failure ends the launcher as its drop does.
+                launcher.line().ask(&launcher.hierarchy)?;
+                launcher.hearing = launcher.requirements.require(Layer::Trace).then(Hearing::start).transpose()?;
+                Ok(launcher)
             }
         }
     }
@@ -148,6 +163,8 @@ impl Launcher {
     /// that; [`Error::ReadBack`] names the layer that the kernel did not confirm.
     pub fn spawn(&self, policy: &Policy, stdout: OwnedFd, stderr: OwnedFd) -> Result<Step, Error> {
         check_profile(policy.profile)?;
+        // Made while the trees are detached.
+        self.line().ask(&self.hierarchy)?;
         let detach = |target: &str, source: &crate::policy::Source| {
             tree::detach(source).map_err(|source| Error::Source { target: target.to_owned(), source })
         };
@@ -158,18 +175,18 @@ impl Launcher {
         let identities = identities
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| Error::Source { target: "/".into(), source: source.into() })?;
-        let cgroup = self.hierarchy.create(&policy.limits)?;
-        let (control, far) = Channel::pair_with_sender().map_err(|source| Error::Channel { with: "step", source })?;
         let order = Order::new(policy, places, &self.requirements);
-        let mut descriptors: Vec<BorrowedFd<'_>> =
-            vec![far.as_fd(), stdout.as_fd(), stderr.as_fd(), cgroup.as_fd(), root.as_fd()];
+        let mut watch = self.hearing.as_ref().map(|hearing| Watch::start(hearing, &self.requirements)).transpose()?;
+        let (Sandbox { control, init, pidfd, cgroup }, owners) = self.line().take(&self.hierarchy, policy.host_id())?;
+        if self.requirements.require(Layer::Limits) {
+            cgroup.limit(&policy.limits)?;
+        }
+        let mut descriptors: Vec<BorrowedFd<'_>> = vec![stdout.as_fd(), stderr.as_fd(), owners.as_fd(), root.as_fd()];
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         debug_assert!(descriptors.len() <= DESCRIPTORS_MAX);
-        let watched = self.requirements.require(Layer::Trace);
-        let mut watch = watched.then(|| Watch::start(&self.requirements)).transpose()?;
-        let (init, pidfd) = self.order(&order, &descriptors)?;
-        // From here on only the step and its init hold the other ends.
-        drop((far, stdout, stderr, root, trees));
+        send(&control, &order, &descriptors)?;
+        // From here on only the step and its init hold these.
+        drop((stdout, stderr, root, trees));
         let ordered = Ordered {
             policy,
             places: &order.places,
@@ -177,69 +194,61 @@ impl Launcher {
             requirements: &self.requirements,
             filter: self.filters.of(policy.profile),
             cgroup: &cgroup,
-            sources: None,
+            mounts: &self.mounts,
         };
-        let Checked { enforced, spaces, main, pid } = prepare(&control, init, ordered, watch.as_mut())?;
+        let Checked { enforced, spaces, main, pid } = prepare(&control, init, &ordered, watch.as_mut())?;
         watch.iter_mut().for_each(Watch::begin);
         control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
+        self.line().ask_ahead(&self.hierarchy);
         let limits = policy.limits;
         Ok(Step::new(Started { control, init: pidfd, main, cgroup, limits, enforced, pid, spaces, watch }))
     }
 
-    fn order(&self, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(i32, OwnedFd), Error> {
-        let failed = |source| Error::Channel { with: "launcher", source };
-        let bytes = serde_json::to_vec(order).map_err(|error| failed(error.into()))?;
-        if bytes.len() > ORDER_BYTES_MAX {
-            return Err(Error::OrderTooLong { bytes: bytes.len() });
-        }
-        // A thread that panicked between sending and receiving cannot exist: nothing in between panics.
-        let channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        channel.send_bytes(&bytes, descriptors).map_err(failed)?;
-        let received = channel.receive::<Reply>(&mut [0; REPORT_BYTES_MAX]).map_err(failed)?;
-        let received = received.ok_or(Error::Gone { who: "launcher" })?;
-        match (received.message, received.descriptors.into_iter().next()) {
-            (Reply::Started { pid }, Some(pidfd)) => Ok((pid, pidfd)),
-            (Reply::Started { .. }, None) => Err(Error::OutOfTurn),
-            (Reply::Failed(failed), _) => Err(failed.into()),
-        }
+    /// Ends the empty sandbox that is kept ahead, if there is one: for a caller that starts no step for a while. The next step
+    /// makes its own, and so starts a little later.
+    pub fn rest(&self) {
+        self.line().end_unused();
     }
+
+    /// A thread that panicked in the middle of an exchange cannot exist: nothing in between panics.
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sends an order to an empty sandbox.
+fn send(control: &Channel, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    let failed = |source| Error::Channel { with: "step", source };
+    let bytes = serde_json::to_vec(order).map_err(|error| failed(error.into()))?;
+    if bytes.len() > ORDER_BYTES_MAX {
+        return Err(Error::OrderTooLong { bytes: bytes.len() });
+    }
+    control.send_bytes(&bytes, descriptors).map_err(failed)
 }
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        let channel = self.channel.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // The launcher then ends by itself; if it is gone already, both calls fail and there is nothing to do.
-        let _ = rustix::net::shutdown(channel.as_fd(), rustix::net::Shutdown::Both);
+        self.line().close();
+        // Fails only if it is gone already.
         let _ = rustix::process::waitpid(Pid::from_raw(self.pid), WaitOptions::empty());
     }
 }
 
-/// Asks each source of the trace for a sign of life. `landlock`: the step has tried something forbidden, which must be heard.
-fn sources(
-    watch: &mut Watch,
-    control: &Channel,
-    step: i32,
-    places: &[Place],
-    landlock: bool,
-) -> Result<Sources, Error> {
-    let executable = places.iter().filter(|place| !place.kind.attributes().no_exec);
-    let executions = watch.mark(step, executable.map(|place| place.target.as_str()))?;
-    let mut is_heard = watch.has_heard(step)?;
+/// Hears whether the step's Landlock domain is told of. The step has tried something forbidden, which must be heard.
+fn is_heard(watch: &mut Watch, control: &Channel, step: i32) -> Result<bool, Error> {
     for _ in 0..FORBIDDEN_TRIES {
-        if is_heard || !landlock {
-            break;
+        if watch.has_heard(step)? {
+            return Ok(true);
         }
         std::thread::sleep(FORBIDDEN_PAUSE);
         control.send_bytes(AGAIN, &[]).map_err(|source| Error::Channel { with: "step", source })?;
         match hear(control, Instant::now() + SETUP_TIMEOUT)? {
-            Received { message: Report::Tried, sender, .. } if sender == Some(step) => {
-                is_heard = watch.has_heard(step)?
-            }
+            Received { message: Report::Tried, sender, .. } if sender == Some(step) => {}
             Received { message: Report::Failed(failed), .. } => return Err(failed.into()),
             _ => return Err(Error::OutOfTurn),
         }
     }
-    Ok(Sources { filter: watch.is_listening(), landlock: is_heard, executions })
+    watch.has_heard(step).map_err(Error::from)
 }
 
 /// A step that waits before execve and was found to be confined as ordered.
@@ -250,16 +259,28 @@ struct Checked {
     pid: i32,
 }
 
-/// Leads the step to the point before execve and checks it there.
+/// Leads the step to the point before execve and checks it on the way and there.
 fn prepare(
     control: &Channel,
     init: i32,
-    mut ordered: Ordered<'_>,
+    ordered: &Ordered<'_>,
     mut watch: Option<&mut Watch>,
 ) -> Result<Checked, Error> {
     let deadline = Instant::now() + SETUP_TIMEOUT;
-    let (mut step, mut retired, mut confirmed) = (None, false, None);
-    let (step, confirmed) = loop {
+    let (mut step, mut retired, mut place, mut confirmed) = (None, false, None, None);
+    let (step, place, confirmed) = loop {
+        // From here on nobody in there can change what stands: the step is in its user namespace, its init has given everything
+        // up. So this is read while the step takes off the rest.
+        if let (Some(step), true, true) = (step, retired, place.is_none()) {
+            // A step that fails meanwhile is gone, and has said why.
+            let read = check_place(step, init, ordered, watch.as_deref_mut());
+            place = Some(read.map_err(|error| said(control).unwrap_or(error))?);
+        }
+        if let (Some(step), true) = (step, place.is_some() && confirmed.is_some())
+            && let (Some(place), Some(confirmed)) = (place.take(), confirmed.take())
+        {
+            break (step, place, confirmed);
+        }
         let Received { message, sender, descriptors } = hear(control, deadline)?;
         match (message, sender) {
             (Report::Unmapped, Some(sender)) if step.is_none() && sender != init => {
@@ -276,22 +297,44 @@ fn prepare(
             (Report::Failed(failed), _) => return Err(failed.into()),
             _ => return Err(Error::OutOfTurn),
         }
-        if let (Some(step), true) = (step, retired)
-            && let Some(confirmed) = confirmed.take()
-        {
-            break (step, confirmed);
-        }
     };
-    if let Some(watch) = watch {
-        let landlock = confirmed.landlock.is_some();
-        ordered.sources = Some(sources(watch, control, step, ordered.places, landlock)?);
-    }
-    let (enforced, spaces) = readback::check(step, init, confirmed, &ordered)?;
+    let sources = match watch {
+        Some(watch) => {
+            let landlock = confirmed.landlock.is_some() && is_heard(watch, control, step)?;
+            Some(Sources { filter: watch.is_listening(), landlock, executions: watch.is_marked()? })
+        }
+        None => None,
+    };
+    let (enforced, spaces) = readback::check(step, place, confirmed, sources, ordered)?;
     // The step waits for the caller, so its pid is still its own.
     let main = Pid::from_raw(step).ok_or(Error::OutOfTurn)?;
     let main = pidfd_open(main, PidfdFlags::empty())
         .map_err(|source| Error::Channel { with: "step", source: source.into() })?;
     Ok(Checked { enforced, spaces, main, pid: step })
+}
+
+/// Reads back where the step is, and has the kernel ask about what it executes there.
+fn check_place(
+    step: i32,
+    init: i32,
+    ordered: &Ordered<'_>,
+    watch: Option<&mut Watch>,
+) -> Result<readback::Surrounded, Error> {
+    let place = readback::check_place(step, init, ordered)?;
+    if let Some(watch) = watch {
+        let executable = ordered.places.iter().filter(|place| !place.kind.attributes().no_exec);
+        watch.mark(step, executable.map(|place| place.target.as_str()))?;
+    }
+    Ok(place)
+}
+
+/// What failed in the sandbox, if that was said already.
+fn said(control: &Channel) -> Option<Error> {
+    let waiting = std::iter::from_fn(|| hear(control, Instant::now()).ok()).take(REPORTS_MAX);
+    waiting.map(|received| received.message).find_map(|report| match report {
+        Report::Failed(failed) => Some(failed.into()),
+        _ => None,
+    })
 }
 
 /// The next report and who sent it.

@@ -14,12 +14,23 @@ use crate::view::Place;
 pub(crate) const ORDER_BYTES_MAX: usize = 200 * 1024;
 /// Bytes of one reply or report.
 pub(crate) const REPORT_BYTES_MAX: usize = 16 * 1024;
-/// Descriptors before the trees: control, stdout, stderr, cgroup.
-pub(crate) const FIXED_DESCRIPTORS: usize = 4;
+/// Bytes of one request to the launcher.
+pub(crate) const REQUEST_BYTES_MAX: usize = 256;
+/// Descriptors before the trees: stdout, stderr, the owner map.
+pub(crate) const FIXED_DESCRIPTORS: usize = 3;
 /// Descriptors of one message: fixed ones, the root and every mount. The kernel's limit is 253 (SCM_MAX_FD).
 pub(crate) const DESCRIPTORS_MAX: usize = FIXED_DESCRIPTORS + 1 + crate::policy::MOUNTS_MAX;
 
-/// Caller to launcher: start this. Comes with the descriptors control, stdout, stderr, cgroup, then the trees.
+/// Caller to launcher.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Make an empty sandbox. Comes with the far end of its control socket and with its cgroup.
+    Sandbox,
+    /// Make the user namespace that maps root on disk to this host user.
+    Owners { host_id: u32 },
+}
+
+/// Caller to the init of an empty sandbox: start this. Comes with the descriptors stdout, stderr, owner map, then the trees.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) places: Vec<Place>,
@@ -66,10 +77,15 @@ pub(crate) struct Failed {
     pub(crate) errno: i32,
 }
 
-/// Launcher to caller. `Started` comes with the sandbox init's pidfd.
+/// Launcher to caller, in the order of its requests.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    Started { pid: i32 },
+    /// There is an empty sandbox. Comes with its init's pidfd.
+    Sandbox {
+        pid: i32,
+    },
+    /// Comes with the user namespace.
+    Owners,
     Failed(Failed),
 }
 

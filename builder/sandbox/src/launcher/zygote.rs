@@ -1,5 +1,6 @@
 //! The launcher process: forked while the caller was still single-threaded, so that everything it forks may run ordinary code.
-//! It holds an almost empty mount table (copying it is part of the price of each step), takes orders and clones.
+//! It holds an almost empty mount table (copying it is part of the price of each step) and clones empty sandboxes. What a step is
+//! to be is not its business: the order goes from the caller to the sandbox.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,10 +14,9 @@ use rustix::mount::{
 use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_behavior, umask};
 
 use super::channel::{Channel, Received};
-use super::order::{FIXED_DESCRIPTORS, Failed, ORDER_BYTES_MAX, Order, Reply};
-use crate::filter::{Filter, StepFilters};
+use super::order::{Failed, REQUEST_BYTES_MAX, Reply, Request};
 use crate::layer::Layer;
-use crate::stage::{self, Descriptors, Handed};
+use crate::stage::{self, Empty, Kit};
 use crate::sys::{self, Cloned, Forked, SingleThread, attr, mount_setattr};
 use crate::tree::tmpfs;
 
@@ -30,43 +30,24 @@ const LINKS: [(&str, &str); 4] = [
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
 ];
-/// Owner maps kept: one for each slot in use; beyond this, the oldest is made again.
-const OWNERS_MAX: usize = 64;
-
-/// Filters by profile, and the sandbox init's.
-#[derive(Debug)]
-pub(super) struct Filters {
-    pub(super) steps: StepFilters,
-    pub(super) init: Filter,
-}
-
 /// Runs the launcher until the caller closes its end of the channel, of which the fork has a copy to drop.
-pub(super) fn run(channel: &Channel, callers: Channel, filters: &Filters, alone: &SingleThread) -> ! {
+pub(super) fn run(channel: &Channel, callers: Channel, kit: &Kit, alone: &SingleThread) -> ! {
     drop(callers);
     // Without a channel the caller hears nothing, and takes that for the failure that it is.
     let Ok(channel) = only_channel(channel, alone) else { sys::exit_now(1) };
-    // An error is the answer to every order: nobody listens earlier.
-    let mut state = settle();
-    // One buffer for all orders: pages that are touched here are copied for every step.
-    let mut buffer = vec![0; ORDER_BYTES_MAX];
-    while let Ok(Some(received)) = channel.receive::<Order>(&mut buffer) {
-        if answer(&channel, &mut state, received, filters, alone).is_err() {
+    // An error is the answer to every request: nobody listens earlier.
+    let settled = settle();
+    while let Ok(Some(received)) = channel.receive::<Request>(&mut [0; REQUEST_BYTES_MAX]) {
+        if answer(&channel, &settled, received, kit, alone).is_err() {
             break;
         }
     }
     sys::exit_now(0)
 }
 
-/// What the launcher has once it is on its own.
-struct Settled {
-    /// A procfs of our own, which no step ever sees: settings in it are those of whoever opens them. Making one for each step
-    /// would cost as much as a Landlock domain.
-    proc: OwnedFd,
-    owners: Vec<(u32, OwnedFd)>,
-}
-
-/// Leaves the caller's mount table behind.
-fn settle() -> Result<Settled, Failed> {
+/// Leaves the caller's mount table behind. Returns a procfs of our own, which no step ever sees: settings in it are those of
+/// whoever opens them. Making one for each step would cost as much as a Landlock domain.
+fn settle() -> Result<OwnedFd, Failed> {
     let failed = |operation: &'static str| {
         move |error: io::Error| Failed {
             layer: Layer::View,
@@ -81,7 +62,7 @@ fn settle() -> Result<Settled, Failed> {
     sys::ignore_children().map_err(failed("SIGCHLD"))?;
     let proc = stage::proc(true).map_err(|e| failed("procfs for the set-up")(e.into()))?;
     enter_empty_root().map_err(failed("empty root of the launcher"))?;
-    Ok(Settled { proc, owners: Vec::new() })
+    Ok(proc)
 }
 
 /// Closes every descriptor of the caller's but the channel; the standard three become /dev/null.
@@ -137,84 +118,47 @@ fn device_nodes() -> io::Result<OwnedFd> {
     Ok(mount)
 }
 
-/// Carries out one order; an error means that the caller cannot be answered.
+/// Carries out one request; an error means that the caller cannot be answered.
 fn answer(
     channel: &Channel,
-    state: &mut Result<Settled, Failed>,
-    received: Received<Order>,
-    filters: &Filters,
+    settled: &Result<OwnedFd, Failed>,
+    received: Received<Request>,
+    kit: &Kit,
     alone: &SingleThread,
 ) -> io::Result<()> {
-    let settled = match state {
-        Ok(settled) => settled,
+    let proc = match settled {
+        Ok(proc) => proc,
         Err(failed) => return channel.send(&Reply::Failed(failed.clone()), &[]),
     };
-    match start(settled, received, filters, alone) {
-        Ok((pid, pidfd)) => channel.send(&Reply::Started { pid }, &[pidfd.as_fd()]),
-        Err((operation, error)) => {
-            let errno = error.raw_os_error().unwrap_or(0);
-            let failed = Failed { layer: Layer::Namespaces, operation: operation.to_owned(), errno };
-            channel.send(&Reply::Failed(failed), &[])
-        }
+    let failed = |operation: &str, error: io::Error| {
+        let errno = error.raw_os_error().unwrap_or(0);
+        Reply::Failed(Failed { layer: Layer::Namespaces, operation: operation.to_owned(), errno })
+    };
+    match received.message {
+        Request::Sandbox => match sandbox(received.descriptors, proc, kit, alone) {
+            Ok((pid, pidfd)) => channel.send(&Reply::Sandbox { pid }, &[pidfd.as_fd()]),
+            Err(error) => channel.send(&failed("clone3", error), &[]),
+        },
+        Request::Owners { host_id } => match make_owners(proc, host_id, alone) {
+            Ok(owners) => channel.send(&Reply::Owners, &[owners.as_fd()]),
+            Err(error) => channel.send(&failed("user namespace of the owner map", error), &[]),
+        },
     }
 }
 
-fn start(
-    settled: &mut Settled,
-    received: Received<Order>,
-    filters: &Filters,
-    alone: &SingleThread,
-) -> Result<(i32, OwnedFd), (&'static str, io::Error)> {
-    let order = received.message;
-    let expected = FIXED_DESCRIPTORS + 1 + order.places.iter().filter(|place| place.is_tree()).count();
-    let mut descriptors = received.descriptors.into_iter();
-    let count = descriptors.len();
-    let (Some(control), Some(stdout), Some(stderr), Some(cgroup)) =
-        (descriptors.next(), descriptors.next(), descriptors.next(), descriptors.next())
-    else {
-        return Err(("order without descriptors", Errno::BADF.into()));
-    };
-    if count != expected {
-        return Err(("order with other descriptors than mounts", Errno::BADF.into()));
-    }
-    let owners = owners(&mut settled.owners, &settled.proc, order.host_id, alone)
-        .map_err(|error| ("user namespace of the owner map", error))?;
-    let handed = Handed {
-        filter: filters.steps.of(order.profile),
-        init_filter: &filters.init,
-        order,
-        descriptors: Descriptors { control: Channel::from_fd(control), stdout, stderr, trees: descriptors.collect() },
-        owners,
-        proc: &settled.proc,
-        alone,
-    };
-    match sys::clone_step(alone, cgroup.as_fd()) {
-        Ok(Cloned::Child) => stage::run(handed),
-        Ok(Cloned::Parent { pid, pidfd }) => Ok((pid, pidfd)),
-        Err(error) => Err(("clone3", error)),
+/// Clones an empty sandbox, whose init makes ready what is the same for all steps and then waits for its order.
+fn sandbox(descriptors: Vec<OwnedFd>, proc: &OwnedFd, kit: &Kit, alone: &SingleThread) -> io::Result<(i32, OwnedFd)> {
+    let [control, cgroup] = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| Errno::BADF)?;
+    match sys::clone_step(alone, cgroup.as_fd())? {
+        Cloned::Child => {
+            drop(cgroup);
+            stage::run(Empty { control: Channel::from_fd(control), proc, kit, alone })
+        }
+        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
     }
 }
 
 /// The user namespace that maps root on disk to `host_id` and nothing else. Made by a child that does nothing but hold it open.
-fn owners<'a>(
-    kept: &'a mut Vec<(u32, OwnedFd)>,
-    proc: &OwnedFd,
-    host_id: u32,
-    alone: &SingleThread,
-) -> io::Result<&'a OwnedFd> {
-    if let Some(position) = kept.iter().position(|(id, _)| *id == host_id) {
-        let latest = kept.remove(position);
-        kept.push(latest);
-    } else {
-        if kept.len() >= OWNERS_MAX {
-            kept.remove(0);
-        }
-        let made = make_owners(proc, host_id, alone)?;
-        kept.push((host_id, made));
-    }
-    kept.last().map(|(_, owners)| owners).ok_or_else(|| Errno::NOENT.into())
-}
-
 fn make_owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> io::Result<OwnedFd> {
     let (ours, theirs) = Channel::pair()?;
     let pid = match sys::fork(alone)? {

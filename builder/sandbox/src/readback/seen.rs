@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, fstatvfs, openat};
 
-use super::table::{self, Mounted};
+use super::table::Mounted;
 use super::{Error, Ordered, expect};
 use crate::enforced::MountFact;
 use crate::layer::Layer::View;
@@ -27,7 +27,7 @@ pub(super) fn check(pid: i32, ordered: &Ordered<'_>) -> Result<(Vec<MountFact>, 
     let path = format!("/proc/{pid}/ns/mnt");
     let failed = |source| Error::Read { path: path.clone(), source };
     let namespace = File::open(&path).map_err(failed)?;
-    let mounts = table::of(namespace).map_err(failed)?;
+    let mounts = ordered.mounts.read(namespace).map_err(failed)?;
     let mut found: Vec<&str> = mounts.iter().map(|mount| mount.target.as_str()).collect();
     let mut planned: Vec<&str> = ordered.places.iter().map(|place| place.target.as_str()).collect();
     found.sort_unstable();

@@ -14,15 +14,14 @@ use crate::view;
 /// A step's clocks show no more than this when it is checked: the longest set-up, in seconds, and rounding.
 const CLOCK_SECONDS_MAX: i64 = 62;
 
-/// Reads and compares.
-pub(super) fn check(pid: i32, ordered: &Ordered<'_>) -> Result<Surroundings, Error> {
+/// Reads and compares; `status` is the text of its file of that name.
+pub(super) fn check(pid: i32, status: &str, ordered: &Ordered<'_>) -> Result<Surroundings, Error> {
     let file = |name: &str| read(&format!("/proc/{pid}/{name}"));
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (uid_map, gid_map) = (words(&file("uid_map")?), words(&file("gid_map")?));
     let map = format!("{VIEW_ID} {} 1", ordered.policy.host_id());
     expect(Identity, "uid_map", &uid_map, &map)?;
     expect(Identity, "gid_map", &gid_map, &map)?;
-    let status = file("status")?;
     let field = |name: &str| {
         let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.unwrap_or_default().trim().to_owned()

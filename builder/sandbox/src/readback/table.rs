@@ -3,6 +3,9 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -58,25 +61,83 @@ pub(super) struct Mounted {
 pub(crate) fn is_told() -> io::Result<()> {
     let mut first = [0];
     sys::list_mounts(sys::LSMT_ROOT, &mut first)?;
-    first.iter().try_for_each(|id| stat(*id).map(drop))
+    first.iter().try_for_each(|id| stat(*id, &mut vec![0; ANSWER_BYTES_MAX]).map(drop))
 }
 
-/// Every mount of a namespace, given as its file in `/proc/PID/ns`.
+/// What is asked of the thread, and where the answer goes.
+type Question = (File, SyncSender<io::Result<Vec<Mounted>>>);
+
+/// Reads the mount tables of other namespaces.
 ///
-/// Asked by a thread that enters the namespace. From outside, the kernel looks for the namespace's root among the mounts that are
-/// newer than its first, and a step's image was detached before. Source: grab_requested_root in fs/namespace.c, Linux 6.18.
-///
-/// # Errors
-/// What the kernel answers; `E2BIG` for more mounts than any step has.
-pub(super) fn of(namespace: File) -> io::Result<Vec<Mounted>> {
-    let ask = move || {
-        // Root and working directory of this thread alone.
-        unshare(CloneFlags::CLONE_FS)?;
-        setns(namespace, CloneFlags::CLONE_NEWNS)?;
-        reachable()
-    };
-    let asking = std::thread::Builder::new().name("mounts".into()).spawn(ask)?;
-    asking.join().unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::EFAULT)))
+/// Asks by a thread that enters the namespace and comes back; it is started with the first question. From outside, the kernel
+/// looks for the namespace's root among the mounts that are newer than its first, and a step's image was detached before.
+/// Source: grab_requested_root in fs/namespace.c, Linux 6.18.
+#[derive(Debug, Default)]
+pub(crate) struct MountReader {
+    thread: Mutex<Option<Thread>>,
+}
+
+#[derive(Debug)]
+struct Thread {
+    questions: SyncSender<Question>,
+    handle: JoinHandle<()>,
+}
+
+impl MountReader {
+    /// Every mount of a namespace, given as its file in `/proc/PID/ns`.
+    ///
+    /// # Errors
+    /// What the kernel answers; `E2BIG` for more mounts than any step has.
+    pub(super) fn read(&self, namespace: File) -> io::Result<Vec<Mounted>> {
+        let (answer, answers) = sync_channel(1);
+        self.ask((namespace, answer))?;
+        answers.recv().unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::EFAULT)))
+    }
+
+    fn ask(&self, question: Question) -> io::Result<()> {
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if thread.is_none() {
+            *thread = Some(Thread::start()?);
+        }
+        let asked = thread.as_ref().is_some_and(|thread| thread.questions.send(question).is_ok());
+        if asked { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPIPE)) }
+    }
+}
+
+impl Drop for MountReader {
+    fn drop(&mut self) {
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Thread { questions, handle }) = thread.take() {
+            drop(questions);
+            // It has ended, or panicked, of which whoever asked heard.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Thread {
+    fn start() -> io::Result<Self> {
+        // Nobody waits for room: a question is asked by somebody who waits for its answer.
+        let (questions, asked) = sync_channel::<Question>(crate::SLOTS as usize);
+        let handle = std::thread::Builder::new().name("mounts".into()).spawn(move || answer_all(&asked))?;
+        Ok(Self { questions, handle })
+    }
+}
+
+/// Answers until nobody can ask any more. Ends if it cannot come back: then no question is answered.
+fn answer_all(asked: &Receiver<Question>) {
+    // Root and working directory of this thread alone.
+    let (Ok(home), Ok(())) = (File::open("/proc/thread-self/ns/mnt"), unshare(CloneFlags::CLONE_FS)) else { return };
+    while let Ok((namespace, answer)) = asked.recv() {
+        let mounts = setns(&namespace, CloneFlags::CLONE_NEWNS).map_err(io::Error::from).and_then(|()| reachable());
+        drop(namespace);
+        let back = setns(&home, CloneFlags::CLONE_NEWNS);
+        // Who asked is gone only if it panicked.
+        let _ = answer.send(mounts);
+        if back.is_err() {
+            return;
+        }
+    }
 }
 
 /// The mounts that the calling thread can reach.
@@ -85,13 +146,14 @@ fn reachable() -> io::Result<Vec<Mounted>> {
     let count = sys::list_mounts(sys::LSMT_ROOT, &mut ids)?;
     let listed = ids.get(..count).filter(|listed| listed.len() < LISTED_MAX);
     let listed = listed.ok_or_else(|| io::Error::from_raw_os_error(libc::E2BIG))?;
-    listed.iter().map(|id| stat(*id)).collect()
+    let mut answer = vec![0; ANSWER_BYTES_MAX];
+    listed.iter().map(|id| stat(*id, &mut answer)).collect()
 }
 
-fn stat(id: u64) -> io::Result<Mounted> {
-    let mut answer = vec![0; ANSWER_BYTES_MAX];
-    sys::stat_mount(id, ALWAYS | MNT_OPTS | UIDMAP, &mut answer)?;
-    parse(&answer).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
+/// `answer`: room, with whatever is in it from before: the kernel says what is its own.
+fn stat(id: u64, answer: &mut [u8]) -> io::Result<Mounted> {
+    sys::stat_mount(id, ALWAYS | MNT_OPTS | UIDMAP, answer)?;
+    parse(answer).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
 }
 
 /// `None`: a part is missing, or the kernel does not know owner maps at all, or a string is beyond the answer.
@@ -148,7 +210,9 @@ mod tests {
         is_told().expect("a kernel that tells");
         let text = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
         let mut expected: Vec<_> = text.lines().filter_map(|line| line.split(' ').nth(4)).collect();
-        let mounts = of(namespace).expect("mounts");
+        let reader = MountReader::default();
+        let mounts = reader.read(namespace.try_clone().expect("dup")).expect("mounts");
+        assert_eq!(reader.read(namespace).expect("mounts again"), mounts);
         let mut found: Vec<_> = mounts.iter().map(|mount| mount.target.as_str()).collect();
         expected.sort_unstable();
         found.sort_unstable();

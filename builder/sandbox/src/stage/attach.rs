@@ -23,12 +23,55 @@ use crate::view::{Kind, Place, Point, SHM_BYTES_MAX, SHM_INODES_MAX, TreeAccess}
 const VIEW: &str = "/view";
 /// Where the launcher's empty root has its device nodes.
 const DEVICES: &str = "/dev";
+/// A detached copy of one mount.
+const CLONED: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
 /// What covers files and directories in a masked `/proc`.
 const COVER_FILE: &str = "file";
 const COVER_DIRECTORY: &str = "directory";
 
-/// Makes the view and moves into it; nothing of the launcher's mount table is left.
+/// Mounts that are the same for all steps, made before there is an order, with their attributes, attached nowhere.
+#[derive(Debug)]
+pub(super) struct Furniture {
+    /// Of processes only.
+    proc: OwnedFd,
+    devices: OwnedFd,
+    shared_memory: OwnedFd,
+}
+
+impl Furniture {
+    /// Makes them in the sandbox's own namespaces and cgroup.
+    pub(super) fn make() -> Staged<Self> {
+        let attributed = |mount: OwnedFd, kind: Kind| {
+            let set = kind.attributes().bits();
+            mount_setattr(mount.as_fd(), set, None).at(View, &format!("mount_setattr of {kind:?}")).map(|()| mount)
+        };
+        let devices = open_tree(CWD, DEVICES, CLONED).at(View, "open_tree of /dev")?;
+        let shared_memory = memory(SHM_BYTES_MAX, SHM_INODES_MAX, "1777").at(View, "tmpfs of /dev/shm")?;
+        Ok(Self {
+            proc: attributed(proc(false).at(View, "procfs of /proc")?, Kind::Proc { masked: false })?,
+            devices: attributed(devices, Kind::Devices)?,
+            shared_memory: attributed(shared_memory, Kind::SharedMemory)?,
+        })
+    }
+}
+
+/// A mount to attach: made for its place, or there already.
+enum Ready<'a> {
+    Made(OwnedFd),
+    There(BorrowedFd<'a>),
+}
+
+impl AsFd for Ready<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Made(mount) => mount.as_fd(),
+            Self::There(mount) => *mount,
+        }
+    }
+}
+
+/// Makes the view and moves into it. The launcher's mount table is still on top of its root, until [`leave`].
 pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
     let root = handed.descriptors.trees.first().ok_or(Errno::INVAL).at(View, "the image's tree")?;
     mount_setattr(root.as_fd(), Kind::Root.attributes().bits(), None).at(View, "mount_setattr of the image")?;
@@ -51,8 +94,12 @@ pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
         mount_setattr(mount.as_fd(), attributes.bits(), None).at(View, "mount_setattr of a scaffold")?;
     }
     fchdir(root).at(View, "fchdir to the view")?;
-    // The same directory twice stacks the old root on the new one, from where it is taken off at once (pivot_root(2), NOTES).
-    pivot_root(".", ".").at(View, "pivot_root")?;
+    // The same directory twice stacks the old root on the new one, from where it is taken off (pivot_root(2), NOTES).
+    pivot_root(".", ".").at(View, "pivot_root")
+}
+
+/// Nothing of the launcher's mount table is left.
+pub(super) fn leave() -> Staged<()> {
     unmount(".", UnmountFlags::DETACH).at(View, "umount of the old root")?;
     rustix::process::chdir("/").at(View, "chdir")
 }
@@ -82,36 +129,39 @@ fn covering() -> Staged<OwnedFd> {
 }
 
 /// The detached mount of a place, with its attributes set (a scaffold is still writable).
-fn prepare(place: &Place, covers: Option<&OwnedFd>, handed: &Handed<'_>) -> Staged<OwnedFd> {
+fn prepare<'a>(place: &Place, covers: Option<&OwnedFd>, handed: &'a Handed<'_>) -> Staged<Ready<'a>> {
     let what = |operation: &str| format!("{operation} of {}", place.target);
     let set = place.kind.attributes().bits();
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let (mount, set, owners) = match &place.kind {
+    let there = |mount: &'a OwnedFd| Ok(Ready::There(mount.as_fd()));
+    let (mount, set) = match &place.kind {
         Kind::Root => return Err(Errno::INVAL).at(View, "a second root"),
         Kind::Tree { number, access: TreeAccess::ReadOnly | TreeAccess::ReadWrite } => {
             let tree = handed.descriptors.trees.get(*number).ok_or(Errno::INVAL).at(View, &what("tree"))?;
-            (tree.try_clone().at(View, &what("dup"))?, set, Some(handed.owners.as_fd()))
+            let owners = Some(handed.descriptors.owners.as_fd());
+            mount_setattr(tree.as_fd(), set, owners).at(View, &what("mount_setattr"))?;
+            return there(tree);
         }
         Kind::Temporary { size_bytes_max, inodes_max } => {
-            (memory(*size_bytes_max, *inodes_max, "1777").at(View, &what("tmpfs"))?, set, None)
+            (memory(*size_bytes_max, *inodes_max, "1777").at(View, &what("tmpfs"))?, set)
         }
-        Kind::SharedMemory => (memory(SHM_BYTES_MAX, SHM_INODES_MAX, "1777").at(View, &what("tmpfs"))?, set, None),
+        Kind::SharedMemory => return there(&handed.furniture.shared_memory),
+        Kind::Devices => return there(&handed.furniture.devices),
+        Kind::Proc { masked: false } => return there(&handed.furniture.proc),
         Kind::Scaffold { points } => {
             let mount = memory(64 * 1024, points.len() as u64 + 8, "0755").at(View, &what("tmpfs"))?;
             points.iter().try_for_each(|point| make(mount.as_fd(), point)).at(View, &what("mount points"))?;
-            (mount, 0, None)
+            (mount, 0)
         }
-        Kind::Proc { masked } => (proc(*masked).at(View, &what("procfs"))?, set, None),
+        Kind::Proc { masked: true } => (proc(true).at(View, &what("procfs"))?, set),
         Kind::Cover { directory } => {
             let covers = covers.ok_or(Errno::INVAL).at(View, &what("cover"))?;
             let name = if *directory { COVER_DIRECTORY } else { COVER_FILE };
             // With the attributes of its file system.
-            return open_tree(covers, name, flags).at(View, &what("open_tree"));
+            return open_tree(covers, name, CLONED).at(View, &what("open_tree")).map(Ready::Made);
         }
-        Kind::Devices => (open_tree(CWD, DEVICES, flags).at(View, &what("open_tree"))?, set, None),
     };
-    mount_setattr(mount.as_fd(), set, owners).at(View, &what("mount_setattr"))?;
-    Ok(mount)
+    mount_setattr(mount.as_fd(), set, None).at(View, &what("mount_setattr"))?;
+    Ok(Ready::Made(mount))
 }
 
 fn memory(size_bytes_max: u64, inodes_max: u64, mode: &str) -> std::io::Result<OwnedFd> {

@@ -7,46 +7,66 @@ mod init;
 mod landlock;
 mod step;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, open, openat};
 
-use crate::filter::Filter;
+use crate::filter::{Filter, StepFilters};
 use crate::launcher::channel::Channel;
 use crate::launcher::order::{Failed, Order};
 use crate::layer::Layer;
 use crate::sys::{self, SingleThread};
 
+use attach::Furniture;
 pub(crate) use attach::proc;
 pub(crate) use init::run;
 pub(crate) use landlock::PINNED_NUMBER as LANDLOCK_ABI;
 pub(crate) use step::{LOCKED_BYTES, PENDING_SIGNALS, STACK_BYTES, drop_bounding_set};
 
-/// What the launcher hands to the process it cloned.
+/// What is the same for all sandboxes of a launcher, made before it was forked.
 #[derive(Debug)]
-pub(crate) struct Handed<'a> {
-    pub(crate) order: Order,
-    pub(crate) descriptors: Descriptors,
-    /// User namespace that maps root on disk to the step's host user.
-    pub(crate) owners: &'a OwnedFd,
+pub(crate) struct Kit {
+    /// Filters of steps, by profile.
+    pub(crate) filters: StepFilters,
+    /// The sandbox init's filter.
+    pub(crate) init_filter: Filter,
+    /// Layers that are not to be there.
+    pub(crate) left_out: BTreeSet<Layer>,
+}
+
+/// What the launcher hands to the process it cloned: namespaces, and no order yet.
+#[derive(Debug)]
+pub(crate) struct Empty<'a> {
+    pub(crate) control: Channel,
     /// The launcher's procfs, for settings.
     pub(crate) proc: &'a OwnedFd,
-    /// The step's filter, compiled before the launcher was forked.
-    pub(crate) filter: &'a Filter,
-    /// The sandbox init's filter.
-    pub(crate) init_filter: &'a Filter,
+    pub(crate) kit: &'a Kit,
     pub(crate) alone: &'a SingleThread,
 }
 
-/// The descriptors that came with an order.
+/// A sandbox with its order.
 #[derive(Debug)]
-pub(crate) struct Descriptors {
-    pub(crate) control: Channel,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
+struct Handed<'a> {
+    order: Order,
+    descriptors: Descriptors,
+    furniture: Furniture,
+    proc: &'a OwnedFd,
+    kit: &'a Kit,
+    alone: &'a SingleThread,
+}
+
+/// The control socket, and the descriptors that came with an order.
+#[derive(Debug)]
+struct Descriptors {
+    control: Channel,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    /// User namespace that maps root on disk to the step's host user.
+    owners: OwnedFd,
     /// The image, then the policy's mounts.
-    pub(crate) trees: Vec<OwnedFd>,
+    trees: Vec<OwnedFd>,
 }
 
 impl Descriptors {

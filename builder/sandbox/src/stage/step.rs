@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Mode;
@@ -34,9 +35,14 @@ pub(crate) const LOCKED_BYTES: u64 = 64 << 10;
 /// Signals that can be pending.
 pub(crate) const PENDING_SIGNALS: u64 = 1024;
 
+/// How long the sandbox init is waited for that takes the old root off, and how often that is looked at: it has begun already.
+const ROOT_TRIES: u32 = 100_000;
+const ROOT_PAUSE: Duration = Duration::from_micros(50);
+
 /// Runs the step process to its end.
 pub(super) fn run(handed: Handed<'_>) -> ! {
-    let Handed { order, descriptors, filter, proc, alone, .. } = handed;
+    let Handed { order, descriptors, proc, kit, alone, .. } = handed;
+    let filter = kit.filters.of(order.profile);
     let (control, result) = match confine(&order, &descriptors, proc) {
         Err(failed) => (Ok(descriptors.control), Err(failed)),
         Ok(confirmed) => match settle(&order, descriptors, alone) {
@@ -60,7 +66,7 @@ fn confine(order: &Order, descriptors: &Descriptors, proc: &OwnedFd) -> Staged<C
     if order.require(Layer::ProcessLimits) {
         process_limits(order).at(Layer::ProcessLimits, "setrlimit")?;
     }
-    unshare(CloneFlags::CLONE_NEWUSER).at(Layer::Namespaces, "unshare of user")?;
+    enter_user_namespace()?;
     descriptors.control.send(&Report::Unmapped, &[]).at(Layer::Identity, "asking for the user")?;
     wait_for_go(&descriptors.control)?;
     let mut namespaces_max = BTreeMap::new();
@@ -76,6 +82,18 @@ fn confine(order: &Order, descriptors: &Descriptors, proc: &OwnedFd) -> Staged<C
     let hostname = names.nodename().to_string_lossy().into_owned();
     let personality = nix::sys::personality::get().at(Layer::Process, "personality")?.bits() as u32;
     Ok(Confirmed { landlock: None, personality, securebits: 0, memfd_noexec, namespaces_max, own_keyring, hostname })
+}
+
+/// Until the sandbox init has taken the launcher's root off ours, the kernel takes us for chrooted, who may not.
+/// Source: `current_chrooted` in fs/namespace.c.
+fn enter_user_namespace() -> Staged<()> {
+    for _ in 0..ROOT_TRIES {
+        match unshare(CloneFlags::CLONE_NEWUSER) {
+            Err(nix::errno::Errno::EPERM) => std::thread::sleep(ROOT_PAUSE),
+            result => return result.at(Layer::Namespaces, "unshare of user"),
+        }
+    }
+    Err(Errno::PERM).at(Layer::Namespaces, "unshare of user")
 }
 
 /// Identity, capabilities and descriptors. Returns the control socket, the only descriptor left beside the standard three.

@@ -1,8 +1,8 @@
 //! The kernel's audit subsystem over netlink: whether it is on, which records it makes for one step, and reading them.
 //!
-//! Each step has a socket of its own, all launchers of a process have one set of rules (to remove one takes the kernel 10 ms); an
-//! audit daemon that is there as well is not disturbed. Records
-//! come in the order of the kernel's one queue, so a record of our own ([`Audit::mark`]) is a barrier: once it is heard, so is
+//! Each step has a socket of its own. All launchers of a process have one set of rules, unless the machine has a standing one, which
+//! nobody removes: to remove a rule takes the kernel 10 ms. An audit daemon that is there as well is not disturbed. Records come
+//! in the order of the kernel's one queue, so a record of our own ([`Audit::mark`]) is a barrier: once it is heard, so is
 //! everything before. Source: include/uapi/linux/audit.h, kernel/audit.c. Absent: what a record means.
 
 use std::io;
@@ -19,11 +19,13 @@ use crate::policy::{HOST_ID_BASE, SLOTS};
 
 /// Message types. Source: include/uapi/linux/audit.h, include/uapi/linux/netlink.h.
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 const AUDIT_GET: u16 = 1000;
 const AUDIT_SET: u16 = 1001;
 const AUDIT_USER: u16 = 1005;
 const AUDIT_ADD_RULE: u16 = 1011;
 const AUDIT_DEL_RULE: u16 = 1012;
+const AUDIT_LIST_RULES: u16 = 1013;
 /// `NLM_F_REQUEST | NLM_F_ACK`.
 const REQUEST: u16 = 0x1 | 0x4;
 /// The group `AUDIT_NLGRP_READLOG`, as a mask.
@@ -41,6 +43,10 @@ const QUEUE_BYTES: usize = 64 << 20;
 const BACKLOG_LIMIT: u32 = 8192;
 /// Answers that are read before ours: none but our own can come.
 const ANSWERS_MAX: usize = 16;
+/// Rules that a machine may have: where there are more, the standing ones are not looked for.
+const RULES_MAX: usize = 4096;
+/// The key of the standing rules.
+const STANDING: &str = "kiln";
 
 /// What audit is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,15 +91,33 @@ impl Control {
                     }
                     acknowledged = true;
                 }
+                // The end of an empty list.
+                NLMSG_DONE => return Ok(None),
                 heard if heard == kind => answer = Some(body.to_vec()),
                 _ => {}
             }
-            // The status comes after its acknowledgement.
-            if acknowledged && (kind != AUDIT_GET || answer.is_some()) {
+            // What was asked for comes after its acknowledgement; of a list, the rest is for the caller.
+            if acknowledged && (![AUDIT_GET, AUDIT_LIST_RULES].contains(&kind) || answer.is_some()) {
                 return Ok(answer);
             }
         }
         Err(Errno::PROTO.into())
+    }
+
+    /// The rules of the machine, as they were added.
+    fn rules(&self) -> io::Result<Vec<Vec<u8>>> {
+        let mut rules = Vec::new();
+        let mut answer = self.request(AUDIT_LIST_RULES, &[])?;
+        let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+        while let Some(rule) = answer.take() {
+            if rules.len() >= RULES_MAX {
+                return Err(Errno::TOOBIG.into());
+            }
+            rules.push(rule);
+            let (kind, body) = split(receive(&self.0, &mut buffer, RecvFlags::empty())?);
+            answer = (kind == AUDIT_LIST_RULES).then(|| body.to_vec());
+        }
+        Ok(rules)
     }
 
     fn status(&self) -> io::Result<Status> {
@@ -110,23 +134,35 @@ impl Control {
 }
 
 /// What audit was like before [`switch_on`].
-#[derive(Clone, Copy, Debug)]
-pub struct AuditBefore(Status);
+#[derive(Clone, Debug)]
+pub struct AuditBefore {
+    status: Status,
+    /// Standing rules that were not there.
+    added: Vec<Vec<u8>>,
+}
 
-/// Switches audit on for the whole machine, as a trace needs it. Needs `CAP_AUDIT_CONTROL` in the initial namespaces.
+/// Switches audit on for the whole machine, as a trace needs it, with standing rules for what steps execute and are refused:
+/// launchers then need none of their own. Needs `CAP_AUDIT_CONTROL` in the initial namespaces.
 ///
 /// # Errors
 /// If this kernel has no audit, or its rules are fixed.
 pub fn switch_on() -> io::Result<AuditBefore> {
     let control = Control::open()?;
-    let before = control.status()?;
-    let backlog_limit = match before.backlog_limit {
+    let mut before = AuditBefore { status: control.status()?, added: Vec::new() };
+    for rule in all_rules(STANDING) {
+        match control.request(AUDIT_ADD_RULE, &rule) {
+            Ok(_) => before.added.push(rule),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let backlog_limit = match before.status.backlog_limit {
         // No limit.
         0 => 0,
         limit => limit.max(BACKLOG_LIMIT),
     };
-    control.set(Status { enabled: before.enabled.max(1), backlog_limit, lost: 0 })?;
-    Ok(AuditBefore(before))
+    control.set(Status { enabled: before.status.enabled.max(1), backlog_limit, lost: 0 })?;
+    Ok(before)
 }
 
 impl AuditBefore {
@@ -135,7 +171,11 @@ impl AuditBefore {
     /// # Errors
     /// If the kernel refuses.
     pub fn restore(self) -> io::Result<()> {
-        Control::open()?.set(self.0)
+        let control = Control::open()?;
+        for rule in &self.added {
+            control.request(AUDIT_DEL_RULE, rule)?;
+        }
+        control.set(self.status)
     }
 }
 
@@ -163,7 +203,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// The rules of this process, made unless they are there.
+    /// The rules of this process, made unless they are there or the machine has standing ones.
     pub(crate) fn shared() -> io::Result<Arc<Self>> {
         static SHARED: Mutex<Weak<Rules>> = Mutex::new(Weak::new());
         // Nothing panics while it is held.
@@ -172,9 +212,12 @@ impl Rules {
             return Ok(rules);
         }
         let mut rules = Self { control: Control::open()?, set: Vec::new() };
-        for rule in rules_for(HOST_ID_BASE..=HOST_ID_BASE + u32::from(SLOTS) - 1, &token()) {
-            rules.control.request(AUDIT_ADD_RULE, &rule)?;
-            rules.set.push(rule);
+        let there = rules.control.rules()?;
+        if !all_rules(STANDING).iter().all(|standing| there.contains(standing)) {
+            for rule in all_rules(&token()) {
+                rules.control.request(AUDIT_ADD_RULE, &rule)?;
+                rules.set.push(rule);
+            }
         }
         let rules = Arc::new(rules);
         *shared = Arc::downgrade(&rules);
@@ -279,9 +322,18 @@ fn token() -> String {
     format!("kiln-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// The rules for all users of steps.
+fn all_rules(key: &str) -> Vec<Vec<u8>> {
+    rules_for(HOST_ID_BASE..=HOST_ID_BASE + u32::from(SLOTS) - 1, key)
+}
+
 /// Rules, as `struct audit_rule_data`: executions whatever they end in, and whatever ends in EROFS, EACCES or EPERM.
 fn rules_for(uids: RangeInclusive<u32>, key: &str) -> Vec<Vec<u8>> {
-    let everything = [u32::MAX; 64];
+    // The last word is for classes of calls. What `auditctl -S all` says.
+    let mut everything = [u32::MAX; 64];
+    if let Some(classes) = everything.last_mut() {
+        *classes = 0;
+    }
     let mut executions = [0_u32; 64];
     for number in [libc::SYS_execve, libc::SYS_execveat] {
         if let Some(word) = executions.get_mut(number as usize / 32) {

@@ -82,9 +82,37 @@ pub(super) enum Failure {
     Lease { path: String },
 }
 
+/// A fanotify group: the kernel's questions about executions.
+#[derive(Debug)]
+pub(super) struct Group(Fanotify);
+
+impl Group {
+    pub(super) fn new() -> io::Result<Self> {
+        // The class that may answer with an error of its own. The queue is bounded by the step's processes: each asks one thing.
+        let class = InitFlags::FAN_CLASS_PRE_CONTENT;
+        let flags = class | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK | InitFlags::FAN_UNLIMITED_QUEUE;
+        let files = EventFFlags::O_RDONLY | EventFFlags::O_LARGEFILE | EventFFlags::O_CLOEXEC;
+        Ok(Self(Fanotify::init(flags, files)?))
+    }
+
+    /// How many mounts it marks, by the kernel's own word.
+    fn marks(&self) -> io::Result<usize> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_fd().as_raw_fd()))?;
+        Ok(info.lines().filter(|line| line.starts_with("fanotify mnt_id:")).count())
+    }
+
+    /// Takes all marks off. Whether it marks nothing and asks nothing now.
+    pub(super) fn is_clear(&self) -> bool {
+        let flags = MarkFlags::FAN_MARK_FLUSH | MarkFlags::FAN_MARK_MOUNT;
+        let flushed = self.0.mark(flags, MaskFlags::empty(), CWD, None::<&str>).is_ok();
+        let asks_nothing = self.0.read_events() == Err(nix::errno::Errno::EAGAIN);
+        flushed && asks_nothing && self.marks().is_ok_and(|marks| marks == 0)
+    }
+}
+
 /// One step's executions.
 pub(super) struct Executions {
-    group: Fanotify,
+    group: Group,
     started: Instant,
     pending: BTreeMap<i32, VecDeque<Asked>>,
     waiting: usize,
@@ -105,13 +133,9 @@ impl std::fmt::Debug for Executions {
 }
 
 impl Executions {
-    pub(super) fn start(anonymous: bool) -> io::Result<Self> {
-        // The class that may answer with an error of its own. The queue is bounded by the step's processes: each asks one thing.
-        let class = InitFlags::FAN_CLASS_PRE_CONTENT;
-        let flags = class | InitFlags::FAN_CLOEXEC | InitFlags::FAN_NONBLOCK | InitFlags::FAN_UNLIMITED_QUEUE;
-        let files = EventFFlags::O_RDONLY | EventFFlags::O_LARGEFILE | EventFFlags::O_CLOEXEC;
-        Ok(Self {
-            group: Fanotify::init(flags, files)?,
+    pub(super) fn start(group: Group, anonymous: bool) -> Self {
+        Self {
+            group,
             started: Instant::now(),
             pending: BTreeMap::new(),
             waiting: 0,
@@ -122,7 +146,7 @@ impl Executions {
             unlisted: 0,
             anonymous,
             marks: 0,
-        })
+        }
     }
 
     /// Has the kernel ask about executions from the mounts at `targets` in the view of process `pid`, which has executed nothing.
@@ -134,7 +158,7 @@ impl Executions {
             let mount = openat2(&root, target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
             let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT;
-            self.group.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, CWD, Some(path.as_str()))?;
+            self.group.0.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, CWD, Some(path.as_str()))?;
             self.marks += 1;
         }
         Ok(())
@@ -142,9 +166,7 @@ impl Executions {
 
     /// Whether the kernel holds every mark that was made, by its own word.
     pub(super) fn is_marked(&self) -> io::Result<bool> {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.group.as_fd().as_raw_fd()))?;
-        let marks = info.lines().filter(|line| line.starts_with("fanotify mnt_id:"));
-        Ok(self.marks > 0 && marks.count() == self.marks)
+        Ok(self.marks > 0 && self.group.marks()? == self.marks)
     }
 
     /// From here on the step runs.
@@ -169,7 +191,7 @@ impl Executions {
 
     /// Answers what the kernel asks.
     pub(super) fn answer(&mut self) -> Result<(), Failure> {
-        let events = match self.group.read_events() {
+        let events = match self.group.0.read_events() {
             Err(nix::errno::Errno::EAGAIN) => return Ok(()),
             events => events.map_err(|error| io_failure("read of fanotify")(error.into()))?,
         };
@@ -186,7 +208,7 @@ impl Executions {
                     Response::from_bits_retain(Response::FAN_DENY.bits() | (libc::ETXTBSY as u32) << DENY_ERRNO_SHIFT)
                 }
             };
-            let answered = self.group.write_response(FanotifyResponse::new(fd, response));
+            let answered = self.group.0.write_response(FanotifyResponse::new(fd, response));
             match answered {
                 // Whoever waited was killed.
                 Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
@@ -330,8 +352,8 @@ impl Executions {
         Ok(())
     }
 
-    /// Everything that ran, and how much more.
-    pub(super) fn finish(mut self) -> Result<(Vec<Execution>, u64), Failure> {
+    /// Everything that ran, and how much more; and the group, of a step that is gone.
+    pub(super) fn finish(mut self) -> Result<(Vec<Execution>, u64, Group), Failure> {
         while self.is_busy() {
             self.work()?;
         }
@@ -340,7 +362,7 @@ impl Executions {
             let sha256 = digest.and_then(|digest| digests.get(digest)?.clone()).unwrap_or_default();
             Execution { sha256, ..execution }
         };
-        Ok((self.listed.into_iter().map(with_digest).collect(), self.unlisted))
+        Ok((self.listed.into_iter().map(with_digest).collect(), self.unlisted, self.group))
     }
 }
 
@@ -354,7 +376,7 @@ impl Leased {
 
 impl AsFd for Executions {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.group.as_fd()
+        self.group.0.as_fd()
     }
 }
 

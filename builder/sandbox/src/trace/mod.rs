@@ -7,14 +7,15 @@ mod audit;
 mod call;
 mod denials;
 mod executions;
+mod hearing;
 mod record;
 mod refusal;
 mod watch;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use audit::Rules;
 pub use audit::{AuditBefore, switch_on};
+pub(crate) use hearing::Hearing;
 pub use watch::Error;
 pub(crate) use watch::{Sources, Watch};
 

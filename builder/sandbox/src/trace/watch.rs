@@ -5,17 +5,17 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
-use super::audit::{self, Audit, Rules};
+use super::audit::{self, Audit};
 use super::call::{Call, Calls};
 use super::denials::Denials;
 use super::executions::{Executions, Failure};
+use super::hearing::Hearing;
 use super::record::{Record, escape};
 use super::{Trace, refusal};
 use crate::filter::Listener;
@@ -26,6 +26,9 @@ use crate::outcome::Usage;
 const USER: u16 = 1005;
 const LANDLOCK_ACCESS: u16 = 1423;
 const LANDLOCK_DOMAIN: u16 = 1424;
+const EOE: u16 = 1320;
+/// How long a record is waited for that is on its way, before a barrier shows whether it has come.
+const RECORD_TIMEOUT: Duration = Duration::from_millis(20);
 /// How long audit may say nothing before a barrier.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the kernel takes at most to say how much a Landlock domain denied, once its last process is gone.
@@ -78,6 +81,7 @@ impl From<Failure> for Error {
 /// One step's sources.
 #[derive(Debug)]
 pub(crate) struct Watch {
+    hearing: Hearing,
     listener: Option<Listener>,
     audit: Audit,
     executions: Executions,
@@ -134,16 +138,8 @@ pub(crate) struct Sources {
 }
 
 impl Watch {
-    /// Has records made of what steps do, for as long as what this returns lives. Refuses if audit is off.
-    pub(crate) fn prepare() -> Result<Arc<Rules>, Error> {
-        if audit::status().map_err(audit_error("status"))?.enabled == 0 {
-            return Err(Error::AuditOff);
-        }
-        Rules::shared().map_err(audit_error("rules"))
-    }
-
     /// Begins to listen.
-    pub(crate) fn start(requirements: &Requirements) -> Result<Self, Error> {
+    pub(crate) fn start(hearing: &Hearing, requirements: &Requirements) -> Result<Self, Error> {
         let company = Company::join();
         let audit = Audit::start().map_err(audit_error("socket"))?;
         let status = audit.status().map_err(audit_error("status"))?;
@@ -151,9 +147,9 @@ impl Watch {
             return Err(Error::AuditOff);
         }
         let anonymous = !requirements.require(Layer::AnonymousExec);
-        let executions = Executions::start(anonymous);
-        let executions = executions.map_err(|source| Error::Executions { operation: "start of fanotify", source })?;
+        let executions = Executions::start(hearing.take_group()?, anonymous);
         Ok(Self {
+            hearing: hearing.clone(),
             listener: None,
             audit,
             executions,
@@ -174,35 +170,54 @@ impl Watch {
     }
 
     /// Tells the step `pid`, which waits before its first execution, from all others, and has the kernel ask about executions from
-    /// `targets`, its mounts from which something can be executed. Whether it holds all these marks.
-    pub(crate) fn mark<'a>(&mut self, pid: i32, targets: impl Iterator<Item = &'a str>) -> Result<bool, Error> {
+    /// `targets`, its mounts from which something can be executed.
+    pub(crate) fn mark<'a>(&mut self, pid: i32, targets: impl Iterator<Item = &'a str>) -> Result<(), Error> {
         let session = format!("/proc/{pid}/sessionid");
         let session = std::fs::read_to_string(session).map_err(audit_error("session"))?;
         let session = session.trim_end().parse().map_err(|_| Error::Session { found: session.clone() })?;
         self.calls = Calls::of(session);
         let failed = |source| Error::Executions { operation: "marks of fanotify", source };
-        self.executions.mark(pid, targets).map_err(failed)?;
+        self.executions.mark(pid, targets).map_err(failed)
+    }
+
+    /// Whether the kernel holds all these marks.
+    pub(crate) fn is_marked(&self) -> Result<bool, Error> {
+        let failed = |source| Error::Executions { operation: "marks of fanotify", source };
         self.executions.is_marked().map_err(failed)
     }
 
     /// Whether the kernel has told of the forbidden thing that the step `pid` has just tried, and so to which Landlock domain it
     /// was forbidden. Not, if others flood it: then it is tried again.
     pub(crate) fn has_heard(&mut self, pid: i32) -> Result<bool, Error> {
-        self.audit.mark().map_err(audit_error("barrier"))?;
-        let token = self.audit.token().to_owned();
         // What the set-up tried is no denial of the step's.
         self.domain_heard += 1;
+        let (mut token, mut event) = (None, None);
+        let soon = Instant::now() + RECORD_TIMEOUT;
         loop {
+            // Most often it is on its way.
+            let left = soon.saturating_duration_since(Instant::now());
+            if token.is_none() && left.is_zero() {
+                self.audit.mark().map_err(audit_error("barrier"))?;
+                token = Some(self.audit.token().to_owned());
+            }
             let Some((kind, text)) = self.audit.next().map_err(heard_error)? else {
-                wait_for(&self.audit, Instant::now() + BARRIER_TIMEOUT)?;
+                match token {
+                    None => drop(has_come(&self.audit, left)?),
+                    Some(_) => wait_for(&self.audit, Instant::now() + BARRIER_TIMEOUT)?,
+                }
                 continue;
             };
             let Some(record) = Record::parse(text) else { continue };
             match kind {
-                USER if record.contains(&token) => return Ok(self.domain.is_some()),
+                USER if token.as_deref().is_some_and(|token| record.contains(token)) => {
+                    return Ok(self.domain.is_some());
+                }
                 LANDLOCK_DOMAIN if record.number("pid") == Some(pid.into()) => {
                     self.domain = self.domain.or(record.hexadecimal("domain"));
+                    event = Some(record.serial);
                 }
+                // The last record of the forbidden call: none of the rest is taken for the step's.
+                EOE if token.is_none() && event == Some(record.serial) => return Ok(true),
                 _ => {}
             }
         }
@@ -293,9 +308,13 @@ impl Watch {
         Ok(())
     }
 
-    /// The whole trace of a step that is gone.
+    /// The step is gone: puts the barrier that [`Watch::finish`] waits for.
+    pub(crate) fn over(&mut self) -> Result<(), Error> {
+        self.audit.mark().map_err(audit_error("barrier"))
+    }
+
+    /// The whole trace of a step that is gone and over.
     pub(crate) fn finish(mut self, usage: &Usage) -> Result<Trace, Error> {
-        self.audit.mark().map_err(audit_error("barrier"))?;
         let token = self.audit.token().to_owned();
         // What waits is bounded by the queues, and nobody adds to it: only silence has a bound of time.
         while !self.records(Some(&token))? {
@@ -309,7 +328,8 @@ impl Watch {
         let uncounted = if lost == 0 { 0 } else { self.uncounted(lost)? };
         self.denials.add(Layer::Limits, "oom_kill", "memory", usage.oom_kills);
         self.denials.add(Layer::Limits, "max", "pids", usage.pids_refused);
-        let (executions, executions_unlisted) = self.executions.finish()?;
+        let (executions, executions_unlisted, group) = self.executions.finish()?;
+        self.hearing.keep_group(group);
         let (denials, denials_unlisted) = self.denials.into_list();
         Ok(Trace { executions, executions_unlisted, denials, denials_unlisted: denials_unlisted + uncounted })
     }
@@ -357,14 +377,20 @@ fn wait_for(audit: &Audit, deadline: Instant) -> Result<(), Error> {
     if left.is_zero() {
         return Err(Error::Silent);
     }
-    let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    has_come(audit, left).map(drop)
+}
+
+/// Waits until records have come, or `most` is over. Whether they have, as far as is known.
+fn has_come(audit: &Audit, most: Duration) -> Result<bool, Error> {
+    let timeout = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: most.subsec_nanos().into() };
     match poll(&mut [PollFd::new(audit, PollFlags::IN)], Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Ok(count) => Ok(count > 0),
+        Err(rustix::io::Errno::INTR) => Ok(true),
         Err(source) => Err(Error::Audit { operation: "poll", source: source.into() }),
     }
 }
 
-fn audit_error(operation: &'static str) -> impl Fn(io::Error) -> Error {
+pub(super) fn audit_error(operation: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Audit { operation, source }
 }
 

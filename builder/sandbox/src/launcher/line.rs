@@ -1,0 +1,128 @@
+//! The caller's line to the launcher process: empty sandboxes, one asked for ahead, and owner maps.
+//!
+//! An empty sandbox is a set of namespaces in a cgroup of its own, with a sandbox init of ours that waits for its one order: nobody
+//! has been in it, it is given out once, and what it is gets read back like everything else. A launcher has one asked for when it
+//! starts; from its second step on it asks for the next one with each step, so that who starts one step only leaves none.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::Error;
+use super::channel::Channel;
+use super::order::{REPORT_BYTES_MAX, Reply, Request};
+use crate::cgroup::{Cgroup, Hierarchy};
+
+/// Owner maps kept: one for each slot in use; beyond this, all are made again.
+const OWNERS_MAX: usize = 64;
+
+/// An empty sandbox.
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    pub(super) control: Channel,
+    /// Its init in our pid namespace.
+    pub(super) init: i32,
+    /// Its init, as a pidfd.
+    pub(super) pidfd: OwnedFd,
+    pub(super) cgroup: Cgroup,
+}
+
+/// One that the launcher may not have made yet.
+#[derive(Debug)]
+struct Asked {
+    control: Channel,
+    cgroup: Cgroup,
+}
+
+/// The channel to the launcher, and what came over it and was not used yet.
+#[derive(Debug)]
+pub(super) struct Line {
+    channel: Channel,
+    asked: Option<Asked>,
+    given: u64,
+    owners: BTreeMap<u32, Arc<OwnedFd>>,
+}
+
+impl Line {
+    pub(super) fn new(channel: Channel) -> Self {
+        Self { channel, asked: None, given: 0, owners: BTreeMap::new() }
+    }
+
+    /// Has an empty sandbox made, unless one is on its way; does not wait for it.
+    pub(super) fn ask(&mut self, hierarchy: &Hierarchy) -> Result<(), Error> {
+        if self.asked.is_some() {
+            return Ok(());
+        }
+        let cgroup = hierarchy.create()?;
+        let (control, far) = Channel::pair_with_sender().map_err(|source| Error::Channel { with: "step", source })?;
+        self.request(Request::Sandbox, &[far.as_fd(), cgroup.as_fd()])?;
+        self.asked = Some(Asked { control, cgroup });
+        Ok(())
+    }
+
+    /// Has the next one made ahead, if this launcher is one that starts several.
+    pub(super) fn ask_ahead(&mut self, hierarchy: &Hierarchy) {
+        if self.given > 1 {
+            // Whoever needs it asks again, and is told why it cannot be had.
+            let _ = self.ask(hierarchy);
+        }
+    }
+
+    /// An empty sandbox, and the map of owners to `host_id`.
+    pub(super) fn take(&mut self, hierarchy: &Hierarchy, host_id: u32) -> Result<(Sandbox, Arc<OwnedFd>), Error> {
+        self.ask(hierarchy)?;
+        let sandbox = self.made()?;
+        self.given += 1;
+        if let Some(owners) = self.owners.get(&host_id) {
+            return Ok((sandbox, Arc::clone(owners)));
+        }
+        self.request(Request::Owners { host_id }, &[])?;
+        let (Reply::Owners, Some(owners)) = self.reply()? else { return Err(Error::OutOfTurn) };
+        if self.owners.len() >= OWNERS_MAX {
+            self.owners.clear();
+        }
+        let owners = Arc::new(owners);
+        self.owners.insert(host_id, Arc::clone(&owners));
+        Ok((sandbox, owners))
+    }
+
+    /// The sandbox that was asked for, once it is there.
+    fn made(&mut self) -> Result<Sandbox, Error> {
+        let Asked { control, cgroup } = self.asked.take().ok_or(Error::OutOfTurn)?;
+        let (Reply::Sandbox { pid }, Some(pidfd)) = self.reply()? else { return Err(Error::OutOfTurn) };
+        Ok(Sandbox { control, init: pid, pidfd, cgroup })
+    }
+
+    /// Ends the launcher, and the sandbox that nobody used.
+    pub(super) fn close(&mut self) {
+        self.end_unused();
+        // If the launcher is gone already, there is nothing to do.
+        let _ = rustix::net::shutdown(self.channel.as_fd(), rustix::net::Shutdown::Both);
+    }
+
+    /// Ends the sandbox that nobody used.
+    pub(super) fn end_unused(&mut self) {
+        if self.asked.is_some()
+            && let Ok(Sandbox { control, pidfd, cgroup, .. }) = self.made()
+        {
+            drop(control);
+            // Whatever survives is said by nobody: the cgroup's own drop tries once more.
+            let _ = cgroup.kill_and_wait(Some(pidfd.as_fd()));
+        }
+    }
+
+    fn request(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        self.channel.send(&request, descriptors).map_err(|source| Error::Channel { with: "launcher", source })
+    }
+
+    /// The next reply and its descriptor.
+    fn reply(&self) -> Result<(Reply, Option<OwnedFd>), Error> {
+        let received = self.channel.receive::<Reply>(&mut [0; REPORT_BYTES_MAX]);
+        let received = received.map_err(|source| Error::Channel { with: "launcher", source })?;
+        let received = received.ok_or(Error::Gone { who: "launcher" })?;
+        match received.message {
+            Reply::Failed(failed) => Err(failed.into()),
+            reply => Ok((reply, received.descriptors.into_iter().next())),
+        }
+    }
+}
