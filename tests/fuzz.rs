@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 use cargo_metadata::{MetadataCommand, Package};
 
 /// Where fuzz targets live. Each is a workspace of its own.
-const WORKSPACES: [&str; 2] = ["builder/sandbox/fuzz", "formats/fuzz"];
+const WORKSPACES: [&str; 3] = ["builder/sandbox/fuzz", "formats/fuzz", "image/fuzz"];
 /// The target in which a fault is planted: a run that does not find it proves nothing of the others.
 const PLANTED: &str = "planted";
 /// Inputs for each target, the corpus not counted: some seconds.

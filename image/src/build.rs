@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::reference::PcrReference;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::appliance::{self, ApplianceError};
 use crate::apt::Fetched;
@@ -60,7 +60,7 @@ pub enum BuildError {
 }
 
 /// A finished file.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Artifact {
     /// Where it is.
     pub path: PathBuf,
@@ -106,6 +106,45 @@ impl Image {
         let [kernel, init, initrd, uki, disk] =
             [&self.kernel, &self.init, &self.initrd, &self.uki, &self.disk].map(|file| file.path.as_path());
         Files { kernel, init, initrd, uki, disk }
+    }
+}
+
+/// What is published with an image: what `kiln build image --json` printed, as far as others need it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Published {
+    /// The UKI.
+    pub uki: Artifact,
+    /// The boot disk.
+    pub disk: Artifact,
+    /// The kernel.
+    pub kernel: Artifact,
+    /// The initrd.
+    pub initrd: Artifact,
+    /// PID 1's program.
+    pub init: Artifact,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// The kernel's release.
+    pub kernel_release: String,
+    /// Whether every source was the one that the locks name.
+    pub pinned: bool,
+    /// Every part.
+    pub parts: Inventory,
+    /// Everything that went into it.
+    pub inputs: Vec<Input>,
+}
+
+impl Published {
+    /// Its files, each with its name in the inventory.
+    #[must_use]
+    pub fn files(&self) -> [(&'static str, &Artifact); 5] {
+        [
+            ("uki", &self.uki),
+            ("disk", &self.disk),
+            ("kernel", &self.kernel),
+            ("initrd", &self.initrd),
+            ("init", &self.init),
+        ]
     }
 }
 

@@ -21,3 +21,42 @@ pub fn cosign(shop: &Workshop<'_>) -> Result<PathBuf, ToolsError> {
         Ok((entry.path.join("usr/bin/cosign"), entry.cached))
     })
 }
+
+/// What `systemd-measure` consists of: itself and the libraries that it needs, the C library's loader among them.
+const SYSTEMD_MEASURE: [&str; 17] = [
+    "libacl1",
+    "libaudit1",
+    "libblkid1",
+    "libc6",
+    "libcap-ng0",
+    "libcap2",
+    "libcrypt1",
+    "libmount1",
+    "libpam0g",
+    "libpcre2-8-0",
+    "libseccomp2",
+    "libselinux1",
+    "libssl3t64",
+    "libsystemd-shared",
+    "libzstd1",
+    "systemd",
+    "zlib1g",
+];
+
+/// The directory that holds `systemd-measure` and its libraries, as `tests/clients.lock` names them.
+///
+/// # Errors
+/// [`ToolsError`] by cause.
+pub fn systemd_measure(shop: &Workshop<'_>) -> Result<PathBuf, ToolsError> {
+    let lock = shop.checkout.path("tests/clients.lock");
+    phase(shop.progress, "systemd-measure", || {
+        let mut sources = Vec::new();
+        for package in SYSTEMD_MEASURE {
+            sources.push(shop.archive.fetch(&lock::pin_of(&lock, package)?)?);
+        }
+        let inputs = Inputs::of("systemd-measure", 1);
+        let inputs = sources.iter().fold(inputs, |inputs, f| inputs.text(&f.package, &f.sha256.to_string()));
+        let entry = shop.cache.entry("clients", inputs.key(), |dir| unpack(shop, &sources, dir))?;
+        Ok((entry.path, entry.cached))
+    })
+}

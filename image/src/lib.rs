@@ -40,6 +40,7 @@ pub mod check;
 pub mod cpio;
 pub mod inputs;
 pub mod inventory;
+pub mod provenance;
 
 // What booting it must yield.
 pub mod pe;

@@ -62,6 +62,12 @@ impl ImageTools {
         })
     }
 
+    /// The directory that they were unpacked into.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The stub that firmware starts.
     pub(crate) fn stub(&self) -> PathBuf {
         self.root.join("usr/lib/systemd/boot/efi/linuxx64.efi.stub")

@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::fixture::{build, scratch, tool};
+use kiln_formats::digest::Sha256Digest;
+use serde_json::json;
+
+use crate::fixture::{build, kiln, scratch, tool};
 
 /// What is taken over from the cache: downloads, checked by digest, and the two parts that take longest and have locks and tests
 /// of their own. Everything else is made again.
@@ -48,4 +51,52 @@ fn from_another_checkout_with_another_clock_and_umask() {
             "{part}"
         );
     }
+}
+
+/// A published image whose program has one other byte: what differs is that, and all else because of it.
+#[test]
+fn one_byte_of_the_program_is_named_and_nothing_else() {
+    let made = build("image");
+    let dir = scratch();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(at("image.json"), made.to_string()).unwrap();
+    let same = kiln(["build", "image", "--check", &at("image.json")]).expect(0);
+    assert!(same.stdout.starts_with("the same"), "{}", same.stdout);
+
+    let program = Path::new(made["init"]["path"].as_str().unwrap());
+    let mut bytes = fs::read(program).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(dir.path().join(program.file_name().unwrap()), &bytes).unwrap();
+    let mut published = made;
+    let other = |text: &[u8], bytes: usize| json!({ "bytes": bytes, "sha256": Sha256Digest::of(text) });
+    published["init"]["sha256"] = json!(Sha256Digest::of(&bytes));
+    for (things, part) in [
+        (&["init", "initrd/init"][..], other(&bytes, bytes.len())),
+        (&["initrd", "uki/.initrd"], other(b"initrd", 1)),
+        (&["uki", "disk/esp/EFI/BOOT/BOOTX64.EFI"], other(b"uki", 1)),
+        (&["disk/esp"], other(b"esp", 1)),
+        (&["disk"], other(b"disk", 1)),
+    ] {
+        for thing in things {
+            assert!(!published["parts"][thing].is_null(), "{thing}");
+            published["parts"][thing] = part.clone();
+        }
+    }
+    published["inputs"][0]["version"] = json!("0-other");
+    fs::write(at("image.json"), published.to_string()).unwrap();
+    let ran = kiln(["build", "image", "--check", dir.path().to_str().unwrap()]).expect(13);
+    let causes: Vec<&str> = ran.stdout.lines().filter(|line| !line.starts_with("  ")).collect();
+    let expected = format!("init  differs in 1 of its bytes, the first at {middle:#x}; {} bytes long", bytes.len());
+    assert_eq!(causes[0], expected, "{}", ran.stdout);
+    assert!(
+        causes[1].starts_with("made from another ") && causes[1].contains("published was 0-other"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(causes.len(), 2, "{}", ran.stdout);
+    assert!(ran.stdout.contains("  uki/.initrd differs because initrd does"), "{}", ran.stdout);
+    let said = kiln(["build", "image", "--check", &at("image.json"), "--json"]).expect(13).json();
+    assert_eq!(said["differences"][0]["part"], "init");
+    assert_eq!(said["differences"][0]["bytes"]["differ"], 1);
 }

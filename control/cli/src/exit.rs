@@ -104,6 +104,12 @@ pub(crate) enum Problem {
     /// Reference values that contradict themselves.
     #[error("{} cannot be used", path.display())]
     Prediction { path: std::path::PathBuf, source: kiln_formats::prediction::PredictionError },
+    /// A part of the image that is not published.
+    #[error("--check compares whole images: kiln build image --check FILE")]
+    CheckPart,
+    /// The description of another image than the one that was named.
+    #[error("{} describes another image", path.display())]
+    OtherImage { path: std::path::PathBuf },
     /// Neither a site nor its three parts.
     #[error("name the site with --site, or --root, --policy and --reference")]
     NoAnchors,

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod compared;
 mod document;
 mod ended;
 mod evidence;

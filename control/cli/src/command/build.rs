@@ -1,13 +1,15 @@
 //! `kiln build`: makes the image, or a part of it.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 use kiln_image::{appliance, build, kernel, toolchain, tss};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::exit::{Exit, OrExit as _, Result};
+use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::screen::Screen;
-use crate::{document, image};
+use crate::{compared, document, image};
 
 /// Make the image that machines boot, or a part of it, from locked sources. What was made before is taken from the cache.
 #[derive(Debug, Args)]
@@ -15,6 +17,7 @@ use crate::{document, image};
 Examples:
   kiln build
   kiln build image --json > image.json
+  kiln build image --check published/image.json
   kiln build toolchain
   kiln build kernel")]
 pub(crate) struct Build {
@@ -24,6 +27,9 @@ pub(crate) struct Build {
     /// Print paths, sizes and digests as JSON
     #[arg(long)]
     json: bool,
+    /// Compare with a published image (what --json printed, or the directory that holds it as image.json), and say what differs
+    #[arg(long, value_name = "FILE|DIR")]
+    check: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -42,9 +48,19 @@ enum Part {
 
 impl Build {
     pub(crate) fn run(self, screen: &Screen) -> Result {
+        if self.check.is_some() && !matches!(self.part, Part::Image) {
+            return Err(Problem::CheckPart).or_exit(Exit::Usage);
+        }
         image::in_workshop(screen, |shop| match self.part {
             Part::Image => {
+                let published = self.check.as_deref().map(compared::read).transpose()?;
                 let made = build::image(shop).or_exit(Exit::Infrastructure)?;
+                if let Some(published) = published {
+                    let compared = published.compare(&made)?;
+                    let exit = compared.exit();
+                    let text = compared.text();
+                    return self.tell(&compared, text.trim_end()).map(|_| exit);
+                }
                 let files = [("uki", &made.uki), ("disk", &made.disk), ("kernel", &made.kernel), ("init", &made.init)];
                 let lines = files.map(|(name, file)| line(name, &file.sha256, file.bytes, &file.path));
                 self.tell(&made, &lines.join("\n"))

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ed25519_dalek::SigningKey;
 use kiln_attestor::site::{Site, read_key};
 use kiln_formats::canonical;
 use kiln_formats::digest::Sha256Digest;
@@ -11,19 +12,21 @@ use kiln_formats::names::{BUILDER_FIRMWARE, PREDICATE_REFERENCE};
 use kiln_formats::pcr::Bank;
 use kiln_formats::prediction::{BootPath, Firmware, MachineDescription, Prediction, Predictions, SecureBoot, VERSION};
 use kiln_formats::statement::{Statement, Subject};
+use kiln_image::provenance;
 use kiln_image::reference::{self, Variables};
 
 use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::image::{self, Uki};
 use crate::output::Output;
-use crate::{document, host, published};
+use crate::{compared, document, host, published};
 
 /// The largest description of a machine in bytes: it has some ten lines.
 const MACHINE_BYTES_MAX: usize = 1 << 16;
 /// The largest variable of Secure Boot in bytes.
 const VARIABLE_BYTES_MAX: usize = 1 << 20;
-/// The signed statement, in the directory that `--out` makes.
+/// The signed statements, in the directory that `--out` makes.
 const STATEMENT: &str = "reference.intoto.json";
+const PROVENANCE: &str = "provenance.intoto.json";
 
 /// Compute what booting an image must leave in the TPM, from its bytes alone.
 ///
@@ -36,7 +39,7 @@ Examples:
   kiln reference kiln.efi
   kiln reference kiln.efi --secure-boot site/secure-boot --bank sha1 --bank sha256 --json
   kiln reference other.efi --machine laptop.toml --machine cloud.toml --json
-  kiln reference kiln.efi --sign image.key --out published
+  kiln reference kiln.efi --sign image.key --built image.json --out published
   kiln reference kiln.efi --site site > reference.json
   kiln reference kiln.efi --site site --save")]
 pub(crate) struct ReferenceCommand {
@@ -63,6 +66,9 @@ pub(crate) struct ReferenceCommand {
     /// Sign the statement with the key (PEM) of the image's producer
     #[arg(long, value_name = "KEY", requires = "out")]
     sign: Option<PathBuf>,
+    /// What `kiln build image --json` printed of this image: sign its provenance as well
+    #[arg(long, value_name = "FILE", requires = "sign")]
+    built: Option<PathBuf>,
     /// The directory to make, for what is signed
     #[arg(long, value_name = "DIR", requires = "sign")]
     out: Option<PathBuf>,
@@ -109,6 +115,9 @@ impl ReferenceCommand {
             let output = Output::begin(out)?;
             let key = read_key(key).or_exit(Exit::Usage)?;
             document::write_new(&output.path().join(STATEMENT), &published::sign(&statement, &key)?)?;
+            if let Some(built) = &self.built {
+                self.sign_provenance(built, &bytes, &key, output.path())?;
+            }
             println!("{}", output.release()?.display());
         } else if self.json {
             document::print_json(&statement)?;
@@ -116,6 +125,17 @@ impl ReferenceCommand {
             document::print(text(&statement).trim_end().as_bytes())?;
         }
         Ok(Exit::Done)
+    }
+
+    /// Signs what the image was made from, and puts the description itself beside it: whoever builds it again compares with that.
+    fn sign_provenance(&self, built: &Path, uki: &[u8], key: &SigningKey, out: &Path) -> Result<()> {
+        let (described, description) = compared::description(built)?;
+        if described.uki.sha256 != Sha256Digest::of(uki) {
+            return Err(Problem::OtherImage { path: built.to_owned() }).or_exit(Exit::Usage);
+        }
+        let statement = provenance::statement(&described);
+        document::write_new(&out.join(PROVENANCE), &published::sign(&statement, key)?)?;
+        document::write_new(&out.join(compared::DESCRIPTION), &description)
     }
 
     fn machines(&self) -> Result<Vec<MachineDescription>> {

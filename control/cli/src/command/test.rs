@@ -1,10 +1,11 @@
 //! `kiln test`: every check and test of this checkout.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::Args;
 use kiln_image::progress::Progress as _;
+use kiln_image::tools::ImageTools;
 use kiln_image::{build, clients, packages, toolchain};
 
 use crate::exit::{Exit, OrExit as _, Problem, Result};
@@ -30,10 +31,14 @@ impl Test {
         // The tests take what they boot from the cache, which is filled here, where its making can be watched. What they link is
         // the host's TPM library, which reaches a software TPM; the appliance has its own.
         packages::ensure(screen, &packages::TEST_PACKAGES, host::is_root()).or_exit(Exit::Infrastructure)?;
-        let cosign = image::in_workshop(screen, |shop| {
+        let others = image::in_workshop(screen, |shop| {
             build::image(shop).or_exit(Exit::Infrastructure)?;
             toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?;
-            clients::cosign(shop).or_exit(Exit::Infrastructure)
+            Ok([
+                ("COSIGN", clients::cosign(shop).or_exit(Exit::Infrastructure)?),
+                ("SYSTEMD_MEASURE", clients::systemd_measure(shop).or_exit(Exit::Infrastructure)?),
+                ("IMAGE_TOOLS", ImageTools::fetch(shop).or_exit(Exit::Infrastructure)?.root().to_owned()),
+            ])
         })?;
         let checkout = host::checkout()?;
         let all = ["--workspace".to_owned(), "--all-targets".to_owned()];
@@ -46,7 +51,7 @@ impl Test {
         ];
         for (stage, arguments) in stages {
             screen.say(&format!("kiln: cargo {stage} {}", arguments.join(" ")));
-            cargo(checkout.root(), stage, &arguments, &cosign)?;
+            cargo(checkout.root(), stage, &arguments, &others)?;
         }
         screen.note("cargo fmt, cargo clippy and cargo test passed");
         Ok(Exit::Done)
@@ -54,11 +59,11 @@ impl Test {
 }
 
 /// Runs cargo where the person sees what it says.
-fn cargo(checkout: &Path, stage: &str, arguments: &[String], cosign: &Path) -> Result<()> {
+fn cargo(checkout: &Path, stage: &str, arguments: &[String], others: &[(&str, PathBuf)]) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg(stage).args(arguments).current_dir(checkout).stdin(Stdio::null());
-    // Whole machines are tested with this very tool, their evidence with a client of others.
-    cargo.env("KILN", std::env::current_exe().or_exit(Exit::Infrastructure)?).env("COSIGN", cosign);
+    // Whole machines are tested with this very tool, what they leave and what is predicted of them with the tools of others.
+    cargo.env("KILN", std::env::current_exe().or_exit(Exit::Infrastructure)?).envs(others.iter().cloned());
     let status = cargo.status().or_exit(Exit::Infrastructure)?;
     if status.success() {
         return Ok(());

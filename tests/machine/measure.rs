@@ -1,0 +1,161 @@
+//! Other people's tools on the same UKIs: `systemd-measure` says the same PCR 11, `ukify inspect` the same sections.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::fixture::{build, kiln, scratch};
+
+/// The banks that systemd-measure has.
+const BANKS: [&str; 4] = ["sha1", "sha256", "sha384", "sha512"];
+
+fn tool_root(name: &str) -> PathBuf {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .unwrap_or_else(|| panic!("{name} is not set: whole machines are tested by `cargo kiln test`"))
+}
+
+fn ukify(arguments: &[String]) -> Vec<u8> {
+    let root = tool_root("IMAGE_TOOLS");
+    let output = Command::new("/usr/bin/python3")
+        .arg(root.join("usr/bin/ukify"))
+        .args(arguments)
+        .env("PYTHONPATH", root.join("usr/lib/python3/dist-packages"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// PCR 11 in each bank, of these sections, as systemd-measure says.
+fn systemd_measure(sections: &[(String, PathBuf)]) -> Vec<String> {
+    let root = tool_root("SYSTEMD_MEASURE");
+    let libraries = root.join("usr/lib/x86_64-linux-gnu");
+    let mut command = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+    command.arg("--library-path").arg(format!("{0}:{0}/systemd", libraries.display()));
+    command.arg(root.join("usr/lib/systemd/systemd-measure")).args(["calculate", "--phase=:", "--json=short"]);
+    command.args(BANKS.map(|bank| format!("--bank={bank}")));
+    for (name, path) in sections {
+        command.arg(format!("--{}={}", name.trim_start_matches('.'), path.display()));
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    BANKS.map(|bank| said[bank][0]["hash"].as_str().unwrap_or_else(|| panic!("{said}")).to_owned()).into()
+}
+
+/// PCR 11 in each bank as we say.
+fn ours(uki: &Path, machine: &str) -> Vec<String> {
+    let dir = scratch();
+    let file = dir.path().join("machine.toml");
+    fs::write(&file, format!("{machine}banks = {BANKS:?}\n")).unwrap();
+    let arguments = ["reference".as_ref(), uki.as_os_str(), "--machine".as_ref(), file.as_os_str(), "--json".as_ref()];
+    let said = kiln(arguments).expect(0).json();
+    let machine = &said["predicate"]["machines"][0];
+    assert_eq!(machine["not_predicted"], json!({}));
+    BANKS.map(|bank| machine["pcrs"]["11"]["values"][bank].as_str().unwrap().to_owned()).into()
+}
+
+/// The sections of a PE file by name, as `ukify inspect` says.
+fn inspected(uki: &Path) -> Value {
+    let arguments = ["inspect", "--all", "--json=short", uki.to_str().unwrap()].map(str::to_owned);
+    serde_json::from_slice(&ukify(&arguments)).unwrap()
+}
+
+/// The content of a section, cut out of the file.
+fn content(uki: &[u8], name: &str) -> Vec<u8> {
+    let mut wanted = [0; 8];
+    wanted[..name.len()].copy_from_slice(name.as_bytes());
+    let header = uki[..4096].windows(8).position(|window| window == wanted).unwrap_or_else(|| panic!("no {name}"));
+    let word = |at: usize| u32::from_le_bytes(uki[header + at..header + at + 4].try_into().unwrap()) as usize;
+    uki[word(20)..word(20) + word(8)].to_vec()
+}
+
+#[test]
+fn our_image() {
+    let image = build("image");
+    let uki = PathBuf::from(image["uki"]["path"].as_str().unwrap());
+    let found = inspected(&uki);
+    let parts = image["parts"].as_object().unwrap().iter();
+    let sections: Vec<_> = parts.filter_map(|(name, part)| Some((name.strip_prefix("uki/")?, part))).collect();
+    assert!(sections.len() > 6, "{sections:?}");
+    for (name, part) in sections {
+        assert_eq!((&found[name]["size"], &found[name]["sha256"]), (&part["bytes"], &part["sha256"]), "{name}");
+    }
+    let (dir, bytes) = (scratch(), fs::read(&uki).unwrap());
+    let measured = [".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat"].map(|name| {
+        let path = dir.path().join(name);
+        fs::write(&path, content(&bytes, name)).unwrap();
+        (name.to_owned(), path)
+    });
+    assert_eq!(ours(&uki, ""), systemd_measure(&measured));
+}
+
+#[test]
+fn every_section_and_two_profiles() {
+    let image = build("image");
+    let dir = scratch();
+    let put = |name: &str, content: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    };
+    let names =
+        [".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".pcrpkey", ".dtbauto", ".hwids"];
+    let mut sections: Vec<(String, PathBuf)> =
+        names.map(|name| (name.to_owned(), put(name, format!("content of {name}\n").as_bytes()))).into();
+    let other_dtb = put("other.dtb", b"another device's tree");
+    let firmware = put("firmware", b"not measured by this stub");
+    let linux = PathBuf::from(image["kernel"]["path"].as_str().unwrap());
+    let of = |name: &str| sections.iter().find(|(other, _)| other == name).unwrap().1.display().to_string();
+    let (main, other) = (put("main", b"ID=main\n"), put("other", b"ID=other\n"));
+    let loud = put("loud", b"loud");
+    let profile = dir.path().join("other.efi");
+    let stub = tool_root("IMAGE_TOOLS").join("usr/lib/systemd/boot/efi/linuxx64.efi.stub");
+    let common = |output: &Path| {
+        vec!["build".to_owned(), format!("--stub={}", stub.display()), format!("--output={}", output.display())]
+    };
+    let arguments = [format!("--profile=@{}", other.display()), format!("--cmdline=@{}", loud.display())];
+    ukify(&[common(&profile), arguments.into()].concat());
+    let uki = dir.path().join("every.efi");
+    let arguments = [
+        format!("--linux={}", linux.display()),
+        format!("--initrd={}", of(".initrd")),
+        format!("--cmdline=@{}", of(".cmdline")),
+        format!("--os-release=@{}", of(".osrel")),
+        format!("--microcode={}", of(".ucode")),
+        format!("--splash={}", of(".splash")),
+        format!("--devicetree={}", of(".dtb")),
+        format!("--uname={}", fs::read_to_string(of(".uname")).unwrap()),
+        format!("--pcrpkey={}", of(".pcrpkey")),
+        format!("--section=.dtbauto:@{}", other_dtb.display()),
+        format!("--section=.dtbauto:@{}", of(".dtbauto")),
+        format!("--section=.hwids:@{}", of(".hwids")),
+        format!("--section=.efifw:@{}", firmware.display()),
+        format!("--profile=@{}", main.display()),
+        format!("--join-profile={}", profile.display()),
+    ];
+    ukify(&[common(&uki), arguments.into()].concat());
+    let bytes = fs::read(&uki).unwrap();
+    sections.push((".linux".to_owned(), linux));
+    sections.push((".sbat".to_owned(), put(".sbat", &content(&bytes, ".sbat"))));
+
+    let with = |more: &[(&str, &PathBuf)]| {
+        let mut sections = sections.clone();
+        for (name, path) in more {
+            sections.retain(|(other, _)| other != name);
+            sections.push(((*name).to_owned(), (*path).clone()));
+        }
+        systemd_measure(&sections)
+    };
+    assert_eq!(ours(&uki, "dtbauto = { index = 1 }\n"), with(&[(".profile", &main)]));
+    assert_eq!(
+        ours(&uki, "dtbauto = { index = 0 }\nprofile = 1\n"),
+        with(&[(".profile", &other), (".cmdline", &loud), (".dtbauto", &other_dtb)])
+    );
+    let found = inspected(&uki);
+    assert_eq!(found[".ucode"]["size"], "content of .ucode\n".len());
+}
