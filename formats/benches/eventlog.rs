@@ -154,7 +154,8 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         let data_bytes = HOSTILE_BYTES / EVENTS_MAX - event(digests, 0).len();
         [header.clone(), event(digests, data_bytes).repeat(EVENTS_MAX)].concat()
     };
-    let sha1 = [&[1, 0, 0, 0, 13, 0, 0, 0][..], &[7; 20], &le(273), &[7; 273]].concat();
+    let sha1_data = HOSTILE_BYTES / EVENTS_MAX - 32;
+    let sha1 = [&[1, 0, 0, 0, 13, 0, 0, 0][..], &[7; 20], &le(sha1_data as u32), &vec![7; sha1_data]].concat();
     let small = event(&[(0x0b, 32)], 0);
     let more = [header.clone(), small.repeat((HOSTILE_BYTES - header.len()) / small.len())].concat();
     // Data that looks like padding, behind a claim of all of it.
@@ -176,7 +177,10 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
 fn hostile_text() -> Vec<(&'static str, String)> {
     let record = "\x1e{\"pcr\":1,\"digests\":[]}\n";
     let digest = format!("{{\"hashAlg\":\"sha256\",\"digest\":\"{}\"}}", "07".repeat(32));
-    let long = format!("\x1e{{\"pcr\":1,\"digests\":[{digest}],\"x\":\"{}\"}}\n", "y".repeat(24));
+    let long = format!(
+        "\x1e{{\"pcr\":1,\"digests\":[{digest}],\"x\":\"{}\"}}\n",
+        "y".repeat(HOSTILE_BYTES / RECORDS_MAX - 130)
+    );
     let count = (HOSTILE_BYTES / long.len()).min(RECORDS_MAX);
     vec![
         ("hostile runtime log: more records than are read", record.repeat(HOSTILE_BYTES / record.len())),

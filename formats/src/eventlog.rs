@@ -34,11 +34,9 @@ use crate::pcr::{Bank, BankDigest, PcrIndex};
 /// A CCEL area is 1 MiB on Google's TDX machines; real logs stay under 100 KiB. 16 MiB leaves room for hostile tests.
 pub const LOG_BYTES_MAX: usize = 16 << 20;
 
-/// How many events a log may have.
-///
-/// No area that firmware keeps its log in is known to be larger than 1 MiB, and no event takes less than 32 bytes. Real logs have
-/// fewer than 1000; every extend costs a hash in each bank, so this bounds what a hostile log costs.
-pub const EVENTS_MAX: usize = (1 << 20) / 32;
+/// How many events a log may have. Real logs have fewer than 1000; every extend costs a hash in each bank, so this bounds what a
+/// hostile log costs.
+pub const EVENTS_MAX: usize = 8192;
 
 /// How many digest algorithms a log's header may declare. A TPM 2.0 has at most five banks in the field.
 pub const ALGORITHMS_MAX: usize = 16;
@@ -102,7 +100,7 @@ pub enum EventLogError {
         bytes: usize,
     },
     /// More than [`EVENTS_MAX`].
-    #[error("the log has more than {EVENTS_MAX} events: no firmware has room for that many")]
+    #[error("the log has more than {EVENTS_MAX} events: no boot of a real machine has that many")]
     TooManyEvents,
     /// No event at all.
     #[error("the log holds no event")]

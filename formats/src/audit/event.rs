@@ -29,7 +29,7 @@ fn line(number: usize, event: &BootEvent<'_>, stage: Stage) -> EventLine {
         expected: None,
         verdict: Verdict::Unproven,
         worth: worth_of(event, content.as_ref()),
-        meaning: explain::event(event),
+        meaning: explain::event(event, content.as_ref()),
         words: content.as_ref().map_or_else(|| event.to_string(), ToString::to_string),
     }
 }
@@ -62,7 +62,7 @@ pub(super) fn worth(event: &BootEvent<'_>) -> Worth {
     worth_of(event, event.content().as_ref())
 }
 
-fn worth_of(event: &BootEvent<'_>, content: Option<&Content<'_>>) -> Worth {
+pub(super) fn worth_of(event: &BootEvent<'_>, content: Option<&Content<'_>>) -> Worth {
     match (content, event) {
         (Some(Content::Verified(_)), _) => Worth::Verified,
         (Some(Content::Mismatched(_)), _) => Worth::Mismatched,

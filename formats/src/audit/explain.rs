@@ -130,10 +130,9 @@ pub(super) fn is_trust_domain(banks: &[Bank], events: &[BootEvent<'_>]) -> bool 
 /// What an event is, by its kind.
 ///
 /// Source: TCG PC Client Platform Firmware Profile 1.06, section 10.4.1, table 27; Intel TXT MLE Developer's Guide, appendix F.
-pub(super) fn event(event: &BootEvent<'_>) -> &'static str {
+pub(super) fn event(event: &BootEvent<'_>, content: Option<&Content<'_>>) -> &'static str {
     let Some(event_type) = event.event_type() else { return "a measurement by the running system" };
-    let content = event.content();
-    match (event_type, content.as_ref().map(Content::alleged)) {
+    match (event_type, content.map(Content::alleged)) {
         (EventType::NO_ACTION, Some(Decoded::StartupLocality(_))) => {
             "a remark: who started the TPM, which PCR 0 begins with"
         }

@@ -34,7 +34,7 @@ pub(super) fn findings(boot: &Boot<'_>, events: &[BootEvent<'_>], against: &Agai
             break;
         }
         let content = event.content();
-        if event::worth(event) == super::Worth::Mismatched {
+        if event::worth_of(event, content.as_ref()) == super::Worth::Mismatched {
             let words = format!(
                 "event {number} does not hash to its digest: it was altered, or its writer is at fault; what it says is no fact"
             );

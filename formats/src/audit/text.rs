@@ -142,7 +142,7 @@ impl Text {
     fn comparison(&mut self, before: &Subject, after: &Subject, comparison: &Comparison) -> fmt::Result {
         let verdict = match (comparison.same(), comparison.differences.len()) {
             (true, _) => self.tone(Tone::Good, "SAME: both boots measured the same things in the same order"),
-            (false, count) => self.tone(Tone::Bad, &format!("DIFFERENT: {count} difference(s)")),
+            (false, count) => self.tone(Tone::Bad, &format!("DIFFERENT: differences: {count}")),
         };
         writeln!(self.text, "before: {}\nafter:  {}\n{verdict}\n", before.name, after.name)?;
         for difference in &comparison.differences {
@@ -175,7 +175,7 @@ impl Text {
         let (boots, distinct) = (summary.boots, summary.groups.len());
         let verdict = match (summary.is_even(), odd) {
             (true, _) => self.tone(Tone::Good, "none stands out"),
-            (false, odd) => self.tone(Tone::Bad, &format!("{odd} stand(s) out, {} not read", summary.unread.len())),
+            (false, odd) => self.tone(Tone::Bad, &format!("{odd} standing out, {} not read", summary.unread.len())),
         };
         writeln!(self.text, "{boots} boots, {distinct} of them distinct; {verdict}")?;
         if !summary.varying.is_empty() {
