@@ -1,7 +1,8 @@
 //! The harness as the only program of a machine: what it mounts and sets when it is PID 1, and how it says what came of it.
 //!
 //! The machine is the appliance's kernel with the harness as `/init` and the compiled probe beside it; mounts and settings are
-//! those of the appliance (`/sysctl` has its table, one `PATH VALUE` a line). Boot them by hand.
+//! those of the appliance (`/sysctl` has its table, one `PATH VALUE` a line). `tests/machine/hostile.rs` boots it; by hand, what stands
+//! after `--` in the kernel's command line selects tests.
 
 use std::ffi::CStr;
 use std::fs;

@@ -83,6 +83,8 @@ impl Drop for AuditOn {
 /// Shared by all tests.
 pub(crate) struct Bench {
     pub(crate) launcher: Launcher,
+    /// Without limits, whatever the others have.
+    pub(crate) unlimited: Launcher,
     mutants: Vec<(&'static [Layer], Launcher)>,
     /// Desks that nobody works at: slots of steps and names of workspaces.
     desks: Mutex<Vec<u16>>,
@@ -99,6 +101,7 @@ impl Bench {
         let requirements = || if limits { Requirements::all() } else { without(Requirements::all(), Layer::Limits) };
         let start = |requirements| Launcher::start_with(requirements).expect("a launcher (needs root and one thread)");
         let launcher = start(requirements());
+        let unlimited = start(without(Requirements::all(), Layer::Limits));
         let mutant = |layers: &[Layer]| start(layers.iter().copied().fold(requirements(), without));
         let mutants = MUTANTS.iter().map(|off| (*off, mutant(off))).collect();
         let saboteurs = SABOTAGED.map(|layer| (layer, start(requirements().sabotage(layer)))).into();
@@ -127,7 +130,7 @@ impl Bench {
         }
         open_to_all(image.path());
         let desks = Mutex::new((FIRST_DESK..FIRST_DESK + DESKS as u16).rev().collect());
-        Self { launcher, mutants, saboteurs, desks, image, scratch }
+        Self { launcher, unlimited, mutants, saboteurs, desks, image, scratch }
     }
 
     pub(crate) fn mutant(&self, off: &[Layer]) -> &Launcher {

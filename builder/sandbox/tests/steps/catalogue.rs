@@ -167,6 +167,8 @@ const ELSEWHERE: &[&str] = &[
     "stop_self",
     "deaf",
     "memory",
+    "memory_some",
+    "forks_some",
     "memory_in_tmp",
     "memory_in_memfd",
     "memory_in_files",

@@ -28,7 +28,7 @@ type Test = (&'static str, fn(&Bench));
 fn main() {
     let arguments: Vec<String> = if appliance::is_first() {
         appliance::prepare();
-        appliance::ARGUMENTS.map(str::to_owned).into()
+        appliance::ARGUMENTS.map(str::to_owned).into_iter().chain(std::env::args().skip(1)).collect()
     } else {
         std::env::args().skip(1).collect()
     };

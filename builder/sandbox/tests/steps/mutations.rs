@@ -40,6 +40,7 @@ pub(crate) const MUTANTS: &[&[Layer]] = &[
     &[Layer::Landlock],
     &[Layer::Seccomp],
     &[Layer::Descriptors],
+    &[Layer::ProcessLimits],
     &[Layer::Trace],
     &[Layer::Landlock, Layer::Seccomp],
     &[Layer::NestedNamespaces, Layer::Seccomp],

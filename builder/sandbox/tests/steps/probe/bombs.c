@@ -20,6 +20,12 @@ static long self_kill(void) { raise(SIGSEGV); return 0; }
 static long silent(void) { fclose(stdout); fclose(stderr); close(1); close(2); usleep(50000); _exit(0); }
 
 static long memory(void) { for (;;) { char *p = malloc(1 << 20); if (!p) return -1; memset(p, 1, 1 << 20); } }
+/* As much as any build, held for a moment. */
+static long memory_some(void) {
+    volatile char *p = malloc(96 << 20);
+    for (long at = 0; p && at < 96 << 20; at += 4096) p[at] = 1;
+    return p ? 0 : -1;
+}
 static long write_all(int fd) { static char block[1 << 20]; while (write(fd, block, sizeof block) > 0); return -1; }
 static long memory_in_tmp(void) { return write_all(create("/tmp/big")); }
 static long memory_in_memfd(void) { return write_all(memfd_create("m", 8)); }
@@ -85,6 +91,7 @@ static long forks(void) {
     for (int i = 0; i < 100000; i++) { pid_t child = fork(); if (child < 0) return -1; if (!child) { pause(); _exit(0); } }
     return 0;
 }
+static long forks_some(void) { for (int i = 0; i < 40; i++) { pid_t child = fork(); if (child < 0) return -1; if (!child) { pause(); _exit(0); } } return 0; }
 static long fork_bomb(void) { signal(SIGCHLD, SIG_IGN); for (;;) fork(); return 0; }
 static void *wait_forever(void *unused) { (void)unused; for (;;) pause(); return NULL; }
 static long threads(void) {
@@ -114,7 +121,7 @@ static long sync_storm(void) {
 static long denied_flood(void) { for (int i = 0; i < 2000; i++) if (socket(AF_INET, SOCK_STREAM, 0) >= 0) return 0; errno = EPERM; return -1; }
 
 const struct attack bombs[] = {
-    A(daemon_left), A(spin), A(spin_all), A(sleep_forever), A(stop_self), A(stop_children), A(deaf), A(self_kill), A(silent), A(memory),
+    A(daemon_left), A(spin), A(spin_all), A(sleep_forever), A(stop_self), A(stop_children), A(deaf), A(self_kill), A(silent), A(memory), A(memory_some), A(forks_some),
     A(memory_in_tmp), A(memory_in_memfd), A(memory_in_files), A(memory_shared), A(memory_in_pipes), A(memory_in_sockets),
     A(memory_in_tables), A(memory_locked), A(cached_names), A(forks), A(fork_bomb), A(threads), A(inode_bomb), A(log_flood),
     A(log_flood_bounded), A(log_ansi), A(sync_storm), A(denied_flood), END,

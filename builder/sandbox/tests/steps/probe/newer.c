@@ -61,7 +61,7 @@ static long pidfd_about_init(void) {
 }
 static long pidfd_kill_group(void) { return sys(SYS_pidfd_send_signal, pidfd(1), SIGKILL, 0, 4, 0); }
 static long pidfd_beyond(void) {
-    for (int pid = 2; pid < 70000; pid++) if (pid != getpid() && pidfd(pid) >= 0) return tell("%d", pid);
+    for (int pid = 2; pid < 10000; pid++) if (pid != getpid() && pidfd(pid) >= 0) return tell("%d", pid);
     return -1;
 }
 static long timer_to_init(void) {
