@@ -11,6 +11,8 @@ mod clients;
 mod fault;
 mod firmware;
 mod fixture;
+mod hostile;
+mod inside;
 mod live;
 mod measure;
 mod reference;

@@ -114,6 +114,9 @@ fn bytes(bytes: u64) -> String {
 mod tests {
     use std::collections::BTreeSet;
 
+    use kiln_formats::job::Profile;
+    use kiln_formats::runtime_trace::Unlisted;
+
     use super::*;
 
     #[test]
@@ -134,6 +137,30 @@ mod tests {
         let ends: Vec<_> = limits.iter().chain(&others).map(how).collect();
         assert_eq!(ends.iter().collect::<BTreeSet<_>>().len(), limits.len() + others.len(), "{ends:?}");
         assert!(ends.iter().all(|words| !words.contains('\n')));
+    }
+
+    #[test]
+    fn a_full_log_is_told() {
+        let report = StepReport {
+            step: "compile".parse().unwrap(),
+            profile: Profile::Strict,
+            exit: Exit::Code { code: 0 },
+            usage: Usage {
+                wall_ms: 0,
+                cpu_us: 0,
+                memory_peak_bytes: 0,
+                pids_peak: 0,
+                io_read_bytes: 0,
+                io_written_bytes: 0,
+            },
+            executions: Vec::new(),
+            denials: Vec::new(),
+            unlisted: Unlisted::default(),
+            log_unkept_bytes: 0,
+        };
+        assert!(!summary(&report).contains("log"), "{}", summary(&report));
+        let full = summary(&StepReport { log_unkept_bytes: 5000, ..report });
+        assert!(full.ends_with("; its log is full, 4 KiB are not in it (limits.log_bytes)"), "{full}");
     }
 
     #[test]
