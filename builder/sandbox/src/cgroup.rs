@@ -94,8 +94,7 @@ impl Hierarchy {
     pub(crate) fn create(&self) -> Result<Cgroup, Error> {
         let name = format!("step-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let directory = self.directory.join(&name);
-        // Nobody else's: it is killed as a whole.
-        fs::create_dir(&directory).map_err(|source| file_error("make", &directory, source))?;
+        make_own(&directory)?;
         let cgroup = Cgroup {
             fd: open_directory(&directory)?,
             directory,
@@ -364,6 +363,18 @@ fn make(directory: &Path) -> Result<(), Error> {
     }
 }
 
+/// Makes a cgroup that is nobody else's: it is killed as a whole. What a killed process with our id left is removed; if it still has
+/// processes, the kernel refuses.
+fn make_own(directory: &Path) -> Result<(), Error> {
+    let made = match fs::create_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_dir(directory).and_then(|()| fs::create_dir(directory))
+        }
+        made => made,
+    };
+    made.map_err(|source| file_error("make", directory, source))
+}
+
 fn read_file(path: &Path) -> Result<String, Error> {
     let read = || {
         let mut text = String::new();
@@ -404,6 +415,18 @@ fn file_error(operation: &'static str, path: &Path, source: io::Error) -> Error 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_earlier_process_left_is_no_obstacle() {
+        let directory = mount_point().expect("cgroup2").join(format!("kiln-test-{}", std::process::id()));
+        fs::create_dir(&directory).expect("a cgroup (needs root)");
+        make_own(&directory).expect("an empty one is made again");
+        let within = directory.join("in-use");
+        fs::create_dir(&within).expect("a cgroup");
+        assert!(make_own(&directory).is_err(), "one that is in use is not ours");
+        fs::remove_dir(&within).expect("removed");
+        fs::remove_dir(&directory).expect("removed");
+    }
 
     #[test]
     fn io_is_added_up_over_devices() {
