@@ -28,6 +28,10 @@ struct State {
     came: Option<Signal>,
     /// What it ends.
     killer: Option<Killer>,
+    /// Whether the command is gone, and its remains are being cleared away.
+    released: bool,
+    /// One that came in the meantime.
+    late: Option<Signal>,
     /// Whether the command is gone and only its output is still on its way.
     over: bool,
 }
@@ -73,12 +77,19 @@ impl Signals {
 
     /// The command is gone: its cgroup must not be held by us any longer.
     pub(crate) fn release(&self) {
-        self.state().killer = None;
+        let mut state = self.state();
+        state.killer = None;
+        state.released = true;
     }
 
-    /// From now on a signal ends this process: there is nothing left but a reader to wait for.
+    /// From now on a signal ends this process: there is nothing left but a reader to wait for. So does one that came since the
+    /// command was gone.
     pub(crate) fn over(&self) {
-        self.state().over = true;
+        let mut state = self.state();
+        state.over = true;
+        if let Some(signal) = state.late {
+            leave(signal);
+        }
     }
 
     /// The signal that came first, if one came.
@@ -89,8 +100,10 @@ impl Signals {
     fn came(&self, signal: Signal) {
         let mut state = self.state();
         if state.over {
-            eprintln!("kiln-confine: interrupted by {signal}: not all output of the command was taken");
-            std::process::exit(128 + signal as i32);
+            leave(signal);
+        }
+        if state.released {
+            state.late = Some(signal);
         }
         state.came.get_or_insert(signal);
         if let Some(killer) = &state.killer {
@@ -101,6 +114,12 @@ impl Signals {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ends this process before everything that the command said was taken.
+fn leave(signal: Signal) -> ! {
+    eprintln!("kiln-confine: interrupted by {signal}: not all output of the command was taken");
+    std::process::exit(128 + signal as i32)
 }
 
 /// If the kernel refuses, waiting for the step goes on, and the next signal tries again.
