@@ -83,7 +83,7 @@ static long orphan_for_init(void) {
     return waitpid(child, NULL, 0) < 0 ? -1 : (usleep(20000), 0);
 }
 static long orphans(void) {
-    for (int i = 0; i < 1000; i++) {
+    for (int i = 0; i < 200; i++) {
         pid_t child = fork();
         if (child < 0) return -1;
         if (!child) { if (!fork()) _exit(0); _exit(0); }
