@@ -205,19 +205,14 @@ fn from_a_disk_and_from_the_monitor() {
 fn with_secure_boot() {
     let dir = scratch();
     let signed = dir.path().join("signed");
-    let arguments = [
-        "secure-boot".as_ref(),
-        "sign".as_ref(),
-        "--site".as_ref(),
-        site().as_os_str(),
-        "--out".as_ref(),
-        signed.as_os_str(),
-    ];
+    let uki = path(&build("image"), "uki");
+    let [site, out] = [site(), &signed].map(|path| path.to_str().unwrap());
+    let arguments = ["secure-boot", "sign", &uki, "--site", site, "--out", out];
     kiln(arguments).expect(0);
     let at = |name: &str| signed.join(name).display().to_string();
     let variables = signed.join("variables.fd");
     let live =
         Start { starts: ["disk", &at("disk.img")], cpus: 2, memory_mib: 768, variables: Some(&variables) }.boot();
-    let keys = site().join("secure-boot").display().to_string();
+    let keys = Path::new(site).join("secure-boot").display().to_string();
     assert_same(&predicted(&at("kiln.efi"), &["--secure-boot", &keys]), &live);
 }

@@ -39,7 +39,13 @@ fn systemd_measure(sections: &[(String, PathBuf)]) -> Vec<String> {
     command.arg(root.join("usr/lib/systemd/systemd-measure")).args(["calculate", "--phase=:", "--json=short"]);
     command.args(BANKS.map(|bank| format!("--bank={bank}")));
     for (name, path) in sections {
-        command.arg(format!("--{}={}", name.trim_start_matches('.'), path.display()));
+        // Version 257 takes one for the other, in names and contents; the stub of that version does not.
+        let option = match name.as_str() {
+            ".dtbauto" => "hwids",
+            ".hwids" => "dtbauto",
+            other => other.trim_start_matches('.'),
+        };
+        command.arg(format!("--{option}={}", path.display()));
     }
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -61,7 +67,7 @@ fn ours(uki: &Path, machine: &str) -> Vec<String> {
 
 /// The sections of a PE file by name, as `ukify inspect` says.
 fn inspected(uki: &Path) -> Value {
-    let arguments = ["inspect", "--all", "--json=short", uki.to_str().unwrap()].map(str::to_owned);
+    let arguments = ["inspect", uki.to_str().unwrap(), "--all", "--json=short"].map(str::to_owned);
     serde_json::from_slice(&ukify(&arguments)).unwrap()
 }
 
@@ -114,12 +120,13 @@ fn every_section_and_two_profiles() {
     let (main, other) = (put("main", b"ID=main\n"), put("other", b"ID=other\n"));
     let loud = put("loud", b"loud");
     let profile = dir.path().join("other.efi");
-    let stub = tool_root("IMAGE_TOOLS").join("usr/lib/systemd/boot/efi/linuxx64.efi.stub");
-    let common = |output: &Path| {
-        vec!["build".to_owned(), format!("--stub={}", stub.display()), format!("--output={}", output.display())]
+    let stubs = tool_root("IMAGE_TOOLS").join("usr/lib/systemd/boot/efi");
+    let common = |stub: &str, output: &Path| {
+        let (stub, output) = (stubs.join(stub), output.display());
+        vec!["build".to_owned(), format!("--stub={}", stub.display()), format!("--output={output}")]
     };
     let arguments = [format!("--profile=@{}", other.display()), format!("--cmdline=@{}", loud.display())];
-    ukify(&[common(&profile), arguments.into()].concat());
+    ukify(&[common("addonx64.efi.stub", &profile), arguments.into()].concat());
     let uki = dir.path().join("every.efi");
     let arguments = [
         format!("--linux={}", linux.display()),
@@ -138,7 +145,7 @@ fn every_section_and_two_profiles() {
         format!("--profile=@{}", main.display()),
         format!("--join-profile={}", profile.display()),
     ];
-    ukify(&[common(&uki), arguments.into()].concat());
+    ukify(&[common("linuxx64.efi.stub", &uki), arguments.into()].concat());
     let bytes = fs::read(&uki).unwrap();
     sections.push((".linux".to_owned(), linux));
     sections.push((".sbat".to_owned(), put(".sbat", &content(&bytes, ".sbat"))));
