@@ -93,9 +93,13 @@ impl Line {
         Ok(Sandbox { control, init: pid, pidfd, cgroup })
     }
 
-    /// Ends the launcher, and the sandbox that nobody used.
-    pub(super) fn close(&mut self) {
+    /// Ends the launcher, and the sandbox that nobody used. `slow` is what it takes the kernel long to close: the launcher's last child
+    /// does.
+    pub(super) fn close(&mut self, slow: &[impl AsFd]) {
         self.end_unused();
+        let slow: Vec<BorrowedFd<'_>> = slow.iter().map(AsFd::as_fd).collect();
+        // What it does not get is closed here.
+        let _ = self.request(Request::Close, &slow);
         // If the launcher is gone already, there is nothing to do.
         let _ = rustix::net::shutdown(self.channel.as_fd(), rustix::net::Shutdown::Both);
     }

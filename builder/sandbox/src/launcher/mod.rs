@@ -228,7 +228,9 @@ fn send(control: &Channel, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Res
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        self.line().close();
+        let slow = self.hearing.as_ref().map(Hearing::groups).unwrap_or_default();
+        self.line().close(&slow);
+        drop(slow);
         // Fails only if it is gone already.
         let _ = rustix::process::waitpid(Pid::from_raw(self.pid), WaitOptions::empty());
     }

@@ -28,6 +28,8 @@ pub(crate) enum Request {
     Sandbox,
     /// Make the user namespace that maps root on disk to this host user.
     Owners { host_id: u32 },
+    /// Close the descriptors that this comes with, when nobody waits any more. Has no reply.
+    Close,
 }
 
 /// Caller to the init of an empty sandbox: start this. Comes with the descriptors stdout, stderr, owner map, then the trees.

@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{CWD, FileType, Mode, OFlags, makedev, mkdirat, mknodat, open, openat, symlinkat};
+use rustix::fs::{
+    Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, makedev, mkdirat, mknodat, open, openat, symlinkat,
+};
 use rustix::io::Errno;
 use rustix::mount::{
     MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
@@ -18,6 +20,7 @@ use super::order::{Failed, REQUEST_BYTES_MAX, Reply, Request};
 use crate::layer::Layer;
 use crate::stage::{self, Empty, Kit};
 use crate::sys::{self, Cloned, Forked, SingleThread, attr, mount_setattr};
+use crate::trace::Rules;
 use crate::tree::tmpfs;
 
 /// The only device nodes of a step. Source: Documentation/admin-guide/devices.txt.
@@ -35,26 +38,52 @@ pub(super) fn run(channel: &Channel, callers: Channel, kit: &Kit, alone: &Single
     drop(callers);
     // Without a channel the caller hears nothing, and takes that for the failure that it is.
     let Ok(channel) = only_channel(channel, alone) else { sys::exit_now(1) };
+    let rules = (!kit.left_out.contains(&Layer::Trace)).then(Rules::of_this_process);
     // An error is the answer to every request: nobody listens earlier.
-    let settled = settle();
+    let settled = settle(rules.as_ref());
+    let mut slow = Vec::new();
     while let Ok(Some(received)) = channel.receive::<Request>(&mut [0; REQUEST_BYTES_MAX]) {
-        if answer(&channel, &settled, received, kit, alone).is_err() {
-            break;
+        match received.message {
+            Request::Close => slow.extend(received.descriptors),
+            _ if answer(&channel, &settled, received, kit, alone).is_err() => break,
+            _ => {}
         }
+    }
+    drop(channel);
+    if let Some(Ok(rules)) = &rules {
+        remove_behind(rules, settled.as_ref().ok(), alone);
     }
     sys::exit_now(0)
 }
 
-/// Leaves the caller's mount table behind. Returns a procfs of our own, which no step ever sees: settings in it are those of
+/// Leaves to a last child what the kernel takes long for, and nobody waits for: the rules go (10 ms each, as the kernel waits for
+/// all that read them), and so does what was to be closed. It comes to this as well if the caller is killed; if the launcher is,
+/// the next one's last child sees to it.
+fn remove_behind(rules: &Rules, proc: Option<&OwnedFd>, alone: &SingleThread) {
+    if let Ok(Forked::Child) = sys::fork(alone) {
+        let is_gone =
+            |proc, pid: u32| accessat(proc, pid.to_string(), Access::EXISTS, AtFlags::empty()) == Err(Errno::NOENT);
+        let lives = |pid| proc.is_none_or(|proc| !is_gone(proc, pid));
+        rules.remove(lives);
+        sys::exit_now(0)
+    }
+}
+
+/// Has the kernel tell what steps do, and leaves the caller's mount table behind. Returns a procfs of our own, which no step ever sees: settings in it are those of
 /// whoever opens them. Making one for each step would cost as much as a Landlock domain.
-fn settle() -> Result<OwnedFd, Failed> {
-    let failed = |operation: &'static str| {
+fn settle(rules: Option<&io::Result<Rules>>) -> Result<OwnedFd, Failed> {
+    let at = |layer: Layer, operation: &'static str| {
         move |error: io::Error| Failed {
-            layer: Layer::View,
+            layer,
             operation: operation.to_owned(),
             errno: error.raw_os_error().unwrap_or(0),
         }
     };
+    let failed = |operation| at(Layer::View, operation);
+    if let Some(rules) = rules {
+        let made = rules.as_ref().map_err(|error| io::Error::from(error.kind())).and_then(Rules::make);
+        made.map_err(at(Layer::Trace, "audit's rules"))?;
+    }
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| failed("PR_SET_DUMPABLE")(e.into()))?;
     // What each sandbox init begins with, done once.
     stage::drop_bounding_set()?;
@@ -143,6 +172,8 @@ fn answer(
             Ok(owners) => channel.send(&Reply::Owners, &[owners.as_fd()]),
             Err(error) => channel.send(&failed("user namespace of the owner map", error), &[]),
         },
+        // Taken in by whoever read it.
+        Request::Close => Ok(()),
     }
 }
 

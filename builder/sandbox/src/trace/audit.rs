@@ -9,7 +9,6 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -47,6 +46,10 @@ const ANSWERS_MAX: usize = 16;
 const RULES_MAX: usize = 4096;
 /// The key of the standing rules.
 const STANDING: &str = "kiln";
+/// What the key of a launcher's rules begins with; its pid follows.
+const LAUNCHER: &str = "kiln-launcher-";
+/// Where a rule says how long its strings are, of which the key is the only one, counted in words. Source: `struct audit_rule_data`.
+const KEY_LENGTH: usize = 3 + 4 * 64;
 
 /// What audit is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +107,7 @@ impl Control {
         Err(Errno::PROTO.into())
     }
 
-    /// The rules of the machine, as they were added.
+    /// The rules of the machine, as they were added: the kernel's padding is cut off.
     fn rules(&self) -> io::Result<Vec<Vec<u8>>> {
         let mut rules = Vec::new();
         let mut answer = self.request(AUDIT_LIST_RULES, &[])?;
@@ -113,7 +116,7 @@ impl Control {
             if rules.len() >= RULES_MAX {
                 return Err(Errno::TOOBIG.into());
             }
-            rules.push(rule);
+            rules.push(rule.get(..rule_bytes(&rule)).unwrap_or(&rule).to_vec());
             let (kind, body) = split(receive(&self.0, &mut buffer, RecvFlags::empty())?);
             answer = (kind == AUDIT_LIST_RULES).then(|| body.to_vec());
         }
@@ -195,43 +198,54 @@ pub(super) fn hearers() -> io::Result<usize> {
     Ok(table.lines().filter(hears).count())
 }
 
-/// Has records made for what steps execute and are refused. Dropped, no more are.
+/// The rules of one launcher process: they have records made for what steps execute and are refused.
 #[derive(Debug)]
 pub(crate) struct Rules {
     control: Control,
-    set: Vec<Vec<u8>>,
+    launcher: u32,
 }
 
 impl Rules {
-    /// The rules of this process, made unless they are there or the machine has standing ones.
-    pub(crate) fn shared() -> io::Result<Arc<Self>> {
-        static SHARED: Mutex<Weak<Rules>> = Mutex::new(Weak::new());
-        // Nothing panics while it is held.
-        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(rules) = shared.upgrade() {
-            return Ok(rules);
+    /// Makes the rules of this process, unless the machine has standing ones.
+    ///
+    /// # Errors
+    /// If the kernel refuses. What was made all the same goes with [`Rules::remove`].
+    pub(crate) fn make(&self) -> io::Result<()> {
+        let there = self.control.rules()?;
+        if all_rules(STANDING).iter().all(|standing| there.contains(standing)) {
+            return Ok(());
         }
-        let mut rules = Self { control: Control::open()?, set: Vec::new() };
-        let there = rules.control.rules()?;
-        if !all_rules(STANDING).iter().all(|standing| there.contains(standing)) {
-            for rule in all_rules(&token()) {
-                rules.control.request(AUDIT_ADD_RULE, &rule)?;
-                rules.set.push(rule);
+        for rule in all_rules(&format!("{LAUNCHER}{}", self.launcher)) {
+            self.control.request(AUDIT_ADD_RULE, &rule)?;
+        }
+        Ok(())
+    }
+
+    /// Those of this process, which may not be made yet.
+    pub(crate) fn of_this_process() -> io::Result<Self> {
+        Ok(Self { control: Control::open()?, launcher: std::process::id() })
+    }
+
+    /// Takes away the rules of the process that this was made in, and those of every launcher that was killed before it could do so.
+    /// A rule that stays costs a little time and harms nothing; there is nobody to tell.
+    pub(crate) fn remove(&self, lives: impl Fn(u32) -> bool) {
+        for rule in self.control.rules().unwrap_or_default() {
+            if launcher_of(&rule).is_some_and(|launcher| launcher == self.launcher || !lives(launcher)) {
+                let _ = self.control.request(AUDIT_DEL_RULE, &rule);
             }
         }
-        let rules = Arc::new(rules);
-        *shared = Arc::downgrade(&rules);
-        Ok(rules)
     }
 }
 
-impl Drop for Rules {
-    fn drop(&mut self) {
-        for rule in &self.set {
-            // A rule that stays costs a little time and harms nothing; there is nobody to tell.
-            let _ = self.control.request(AUDIT_DEL_RULE, rule);
-        }
-    }
+/// How long a rule says that it is.
+fn rule_bytes(rule: &[u8]) -> usize {
+    (KEY_LENGTH + 1) * 4 + word(rule, KEY_LENGTH).unwrap_or(0) as usize
+}
+
+/// Whose rule it is: a launcher's pid, in the one pid namespace in which rules can be made.
+fn launcher_of(rule: &[u8]) -> Option<u32> {
+    let key = rule.get((KEY_LENGTH + 1) * 4..rule_bytes(rule))?;
+    std::str::from_utf8(key.strip_prefix(LAUNCHER.as_bytes())?).ok()?.parse().ok()
 }
 
 /// One step's records.
@@ -340,25 +354,45 @@ fn rules_for(uids: RangeInclusive<u32>, key: &str) -> Vec<Vec<u8>> {
             *word |= 1 << (number % 32);
         }
     }
-    let refused = [libc::EROFS, libc::EACCES, libc::EPERM];
-    let refusals = refused.map(|errno| rule(everything, Some(errno), &uids, key));
-    std::iter::once(rule(executions, None, &uids, key)).chain(refusals).collect()
+    vec![rule(executions, &[], &uids, key), rule(everything, &refusals(), &uids, key)]
 }
 
-/// `errno` first: what almost no call matches is asked first.
-fn rule(mask: [u32; 64], errno: Option<i32>, uids: &RangeInclusive<u32>, key: &str) -> Vec<u8> {
-    /// `AUDIT_FILTER_EXIT`, `AUDIT_ALWAYS`, `AUDIT_EQUAL`, at least and at most, `AUDIT_UID`, `AUDIT_EXIT`, `AUDIT_FILTERKEY`.
+/// What a call ends in that is refused, as conditions that must all hold: a rule knows no "or". What almost no call meets stands
+/// first, then what almost no failed call meets.
+fn refusals() -> Vec<Condition> {
+    let ends = |operator, errno: i32| (EXIT, operator, errno.wrapping_neg() as u32);
+    let most = REFUSALS.iter().copied().max().unwrap_or(0);
+    // Compared without a sign: a failed call's end is larger than any other's.
+    let failed = ends(AT_LEAST, most);
+    let others = (1..most).filter(|errno| !REFUSALS.contains(errno));
+    // A file that is not there is the commonest of all.
+    let others = std::iter::once(libc::ENOENT).chain(others.filter(|errno| *errno != libc::ENOENT));
+    std::iter::once(failed).chain(others.map(|errno| ends(NOT_EQUAL, errno))).collect()
+}
+
+/// Field, operator, value.
+type Condition = (u32, u32, u32);
+
+/// Errors that a denial ends in.
+const REFUSALS: [i32; 3] = [libc::EPERM, libc::EACCES, libc::EROFS];
+/// `AUDIT_EQUAL`, `AUDIT_NOT_EQUAL`, at least and at most; `AUDIT_EXIT`.
+const EQUAL: u32 = 0x4000_0000;
+const NOT_EQUAL: u32 = 0x3000_0000;
+const AT_LEAST: u32 = 0x6000_0000;
+const AT_MOST: u32 = 0x5000_0000;
+const EXIT: u32 = 103;
+
+/// One rule: the first of the conditions is asked before the user.
+fn rule(mask: [u32; 64], conditions: &[Condition], uids: &RangeInclusive<u32>, key: &str) -> Vec<u8> {
+    /// `AUDIT_FILTER_EXIT`, `AUDIT_ALWAYS`, `AUDIT_UID`, `AUDIT_FILTERKEY`.
     const FILTER_EXIT: u32 = 4;
     const ALWAYS: u32 = 2;
-    const EQUAL: u32 = 0x4000_0000;
-    const AT_LEAST: u32 = 0x6000_0000;
-    const AT_MOST: u32 = 0x5000_0000;
     const UID: u32 = 1;
-    const EXIT: u32 = 103;
     const FILTERKEY: u32 = 210;
-    let wanted = errno.map(|errno| (EXIT, EQUAL, errno.wrapping_neg() as u32));
-    let others = [(UID, AT_LEAST, *uids.start()), (UID, AT_MOST, *uids.end()), (FILTERKEY, EQUAL, key.len() as u32)];
-    let fields: Vec<(u32, u32, u32)> = wanted.into_iter().chain(others).collect();
+    let users = [(UID, AT_LEAST, *uids.start()), (UID, AT_MOST, *uids.end())];
+    let first = conditions.iter().take(1).copied();
+    let rest = conditions.iter().skip(1).copied();
+    let fields: Vec<Condition> = first.chain(users).chain(rest).chain([(FILTERKEY, EQUAL, key.len() as u32)]).collect();
     let column = |values: Vec<u32>| {
         let mut column = [0; 64];
         column.iter_mut().zip(values).for_each(|(to, from)| *to = from);
@@ -370,4 +404,42 @@ fn rule(mask: [u32; 64], errno: Option<i32>, uids: &RangeInclusive<u32>, key: &s
     let head = [FILTER_EXIT, ALWAYS, fields.len() as u32];
     let words = head.into_iter().chain(mask).chain(numbers).chain(values).chain(operators).chain([key.len() as u32]);
     words.flat_map(u32::to_ne_bytes).chain(key.bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel compares: without a sign. Source: kernel/auditfilter.c, audit_comparator.
+    fn meets(end: i64, (field, operator, value): Condition) -> bool {
+        assert_eq!(field, EXIT);
+        match operator {
+            AT_LEAST => end as u32 >= value,
+            NOT_EQUAL => end as u32 != value,
+            other => panic!("operator {other:#x}"),
+        }
+    }
+
+    #[test]
+    fn one_rule_picks_the_refusals_and_nothing_else() {
+        let picked = |end: i64| refusals().into_iter().all(|condition| meets(end, condition));
+        let found: Vec<i32> = (1..4096).filter(|errno| picked(-i64::from(*errno))).collect();
+        assert_eq!(found, REFUSALS);
+        // Addresses are whole pages, also the highest one.
+        for end in [0, 1, 4096, i64::from(u32::MAX - 0xfff), 0x7fff_ffff_f000] {
+            assert!(!picked(end), "{end:#x}");
+        }
+        assert!(refusals().len() + 3 <= 64, "a rule has at most AUDIT_MAX_FIELDS conditions");
+    }
+
+    #[test]
+    fn a_rule_says_whose_it_is() {
+        let owner = |key: &str| all_rules(key).iter().map(|rule| launcher_of(rule)).collect::<Vec<_>>();
+        assert_eq!(owner("kiln-launcher-77"), [Some(77), Some(77)]);
+        for other in [STANDING, "kiln-launcher-", "kiln-launcher-7x", "kiln-launcher--7", "somebody's"] {
+            assert_eq!(owner(other), [None, None], "{other}");
+        }
+        assert_eq!(launcher_of(&[0; 100]), None);
+        assert_eq!(launcher_of(&[0xff; 1044]), None);
+    }
 }

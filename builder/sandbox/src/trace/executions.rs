@@ -84,7 +84,7 @@ pub(super) enum Failure {
 
 /// A fanotify group: the kernel's questions about executions.
 #[derive(Debug)]
-pub(super) struct Group(Fanotify);
+pub(crate) struct Group(Fanotify);
 
 impl Group {
     pub(super) fn new() -> io::Result<Self> {
@@ -107,6 +107,12 @@ impl Group {
         let flushed = self.0.mark(flags, MaskFlags::empty(), CWD, None::<&str>).is_ok();
         let asks_nothing = self.0.read_events() == Err(nix::errno::Errno::EAGAIN);
         flushed && asks_nothing && self.marks().is_ok_and(|marks| marks == 0)
+    }
+}
+
+impl AsFd for Group {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -1,11 +1,11 @@
-//! What all steps of a launcher are heard by, kept from one to the next: audit's rules, and fanotify groups.
+//! What all steps of a launcher are heard by, kept from one to the next: fanotify groups.
 //!
 //! To close a group takes the kernel milliseconds, in which it waits for all its readers. So a group that has nothing of its step
-//! left, by the kernel's word, is used again.
+//! left, by the kernel's word, is used again, and in the end the launcher process closes it, for which nobody waits.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::audit::{self, Rules};
+use super::audit;
 use super::executions::Group;
 use super::watch::{Error, audit_error};
 
@@ -15,18 +15,16 @@ const GROUPS_MAX: usize = 8;
 /// While one lives, the kernel tells what steps do.
 #[derive(Clone, Debug)]
 pub(crate) struct Hearing {
-    _rules: Arc<Rules>,
     groups: Arc<Mutex<Vec<Group>>>,
 }
 
 impl Hearing {
-    /// Has records made of what steps do. Refuses if audit is off.
+    /// Refuses if audit is off: then no rule has records made.
     pub(crate) fn start() -> Result<Self, Error> {
         if audit::status().map_err(audit_error("status"))?.enabled == 0 {
             return Err(Error::AuditOff);
         }
-        let rules = Rules::shared().map_err(audit_error("rules"))?;
-        Ok(Self { _rules: rules, groups: Arc::default() })
+        Ok(Self { groups: Arc::default() })
     }
 
     /// A group that marks nothing and asks nothing.
@@ -36,6 +34,11 @@ impl Hearing {
             Some(group) => Ok(group),
             None => Group::new().map_err(|source| Error::Executions { operation: "start of fanotify", source }),
         }
+    }
+
+    /// All groups that are kept, for who closes them.
+    pub(crate) fn groups(&self) -> Vec<Group> {
+        std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes a group back, unless something of its step is left in it.

@@ -14,6 +14,7 @@ mod watch;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use audit::Rules;
 pub use audit::{AuditBefore, switch_on};
 pub(crate) use hearing::Hearing;
 pub use watch::Error;
