@@ -23,6 +23,8 @@ use crate::quantity::{Duration, Size};
     max_term_width = 110,
     after_help = "\
 Examples:
+  Once for each boot of this machine, so that what commands do can be told:
+    kiln-confine --switch-audit-on
   Compile under the host's own root, which is read-only:
     kiln-confine --root / --rw .:/tmp/work --chdir /tmp/work --tmp 1G --timeout 10m -- make
   Turn flags into a file, and use it:
@@ -100,8 +102,11 @@ pub(crate) struct Arguments {
     /// Print the policy that flags and file add up to, as TOML, and run nothing
     #[arg(long)]
     pub(crate) print_policy: bool,
+    /// Switch the kernel's audit on until it reboots, with rules that all runs share and so start sooner, and run nothing
+    #[arg(long, exclusive = true)]
+    pub(crate) switch_audit_on: bool,
     /// Command and its arguments
-    #[arg(last = true, value_name = "COMMAND", required_unless_present = "print_policy")]
+    #[arg(last = true, value_name = "COMMAND", required_unless_present_any = ["print_policy", "switch_audit_on"])]
     pub(crate) command: Vec<OsString>,
 }
 

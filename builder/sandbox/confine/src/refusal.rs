@@ -19,6 +19,8 @@ pub(crate) enum Refusal {
     Here { source: io::Error },
     #[error("cannot print the policy")]
     Print { source: toml::ser::Error },
+    #[error("cannot switch audit on")]
+    Audit { source: io::Error },
     #[error(transparent)]
     Document(#[from] document::Error),
     #[error(transparent)]
@@ -82,6 +84,9 @@ impl Refusal {
     pub(crate) fn help(&self) -> Option<String> {
         match self {
             Self::NotRoot => Some("run it as root, in the initial user namespace".to_owned()),
+            Self::Audit { .. } => Some(
+                "it needs CONFIG_AUDIT, root in the initial namespaces, and rules that are not fixed (audit=0, auditctl -e 2)".to_owned(),
+            ),
             Self::Effective(error) => effective_help(error),
             Self::Slot(slot::Error::Full) => Some("wait until a step has ended".to_owned()),
             Self::Spawn(error) => spawn_help(error),
@@ -162,7 +167,7 @@ pub(crate) fn layer_help(layer: Layer) -> Option<String> {
              systemd.unified_cgroup_hierarchy=1)"
         }
         Layer::Trace => {
-            "CONFIG_AUDIT with auditing switched on (auditctl -e 1, or kernel parameter audit=1) and CONFIG_FANOTIFY with \
+            "CONFIG_AUDIT with auditing switched on (kiln-confine --switch-audit-on) and CONFIG_FANOTIFY with \
              CONFIG_FANOTIFY_ACCESS_PERMISSIONS"
         }
         Layer::Namespaces => {

@@ -53,6 +53,11 @@ pub(crate) fn main(arguments: Arguments) -> ExitCode {
 
 /// Everything up to the end of the command. `None`: nothing was to be run.
 fn confine(arguments: &Arguments, known: &mut Known, status: &mut Status) -> Result<Option<Ended>, Refusal> {
+    if arguments.switch_audit_on {
+        must_be_root()?;
+        kiln_sandbox::switch_audit_on().map_err(|source| Refusal::Audit { source })?;
+        return Ok(None);
+    }
     let effective = read(arguments)?;
     known.policy = Some(effective.document().clone());
     if arguments.print_policy {
@@ -61,9 +66,7 @@ fn confine(arguments: &Arguments, known: &mut Known, status: &mut Status) -> Res
         return Ok(None);
     }
     known.command = texts(&arguments.command)?;
-    if !rustix::process::geteuid().is_root() {
-        return Err(Refusal::NotRoot);
-    }
+    must_be_root()?;
     if let Some(path) = &arguments.report {
         report::try_out(path)?;
     }
@@ -86,6 +89,10 @@ fn confine(arguments: &Arguments, known: &mut Known, status: &mut Status) -> Res
     drop((launcher, slot));
     signals.over();
     ended.map(Some)
+}
+
+fn must_be_root() -> Result<(), Refusal> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(Refusal::NotRoot) }
 }
 
 /// The policy that file and flags add up to here.

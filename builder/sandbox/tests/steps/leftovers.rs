@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::time::{Duration, Instant};
 
 use kiln_sandbox::{Draft, Exit, Policy};
 
@@ -16,6 +17,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_step_beside_it_is_not_there", a_step_beside_it_is_not_there),
 ];
 
+/// How long the kernel may take to forget what has ended: less than a millisecond; the bound is for a busy machine.
+const GOING: Duration = Duration::from_secs(5);
 /// A slot that no other test takes.
 const SLOT: u16 = 901;
 
@@ -79,6 +82,11 @@ fn a_step_leaves_nothing_behind(bench: &Bench) {
         let ran = run(&bench.launcher, Draft { slot: SLOT, ..draft });
         assert_eq!(ran.verdict(leaver), "OK", "{leaver}");
         bench.launcher.rest();
+        // A process that has ended stands in /proc until its last processor has let go of it.
+        let begin = Instant::now();
+        while held() != before && begin.elapsed() < GOING {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         for ((kind, before), (_, after)) in before.iter().zip(held()) {
             assert_eq!(*before, after, "{kind} after {leaver}");
         }

@@ -17,6 +17,7 @@ impl fmt::Display for Decoded<'_> {
             Self::Separator(Separator::HandOver) => f.write_str("the firmware hands over"),
             Self::Separator(Separator::Error(code)) => write!(f, "the firmware reports error {code:#x}"),
             Self::Separator(Separator::Windows) => f.write_str("Windows hands over"),
+            Self::Text(text) if text.trim_end().is_empty() => f.write_str("nothing but spaces"),
             Self::Text(text) => f.write_str(&inert(text.trim_end())),
             Self::Variable(variable) => write_variable(f, variable),
             Self::Image(image) => write!(f, "{} ({} bytes)", image.path, image.image_bytes),
