@@ -42,7 +42,7 @@ const RECORDS_MAX: usize = 256;
 #[expect(missing_docs, reason = "each variant's message says what its fields are")]
 pub enum Error {
     #[error(
-        "audit is off on this machine, so nothing would be heard of the step: switch it on (auditctl -e 1), or give up the trace"
+        "audit is off on this machine, so nothing would be heard of the step: switch it on (kiln_sandbox::switch_audit_on, or auditctl -e 1), or give up the trace"
     )]
     AuditOff,
     #[error("cannot use audit ({operation})")]
