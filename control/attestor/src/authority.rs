@@ -4,6 +4,9 @@
 //! 2. [`Authority::hand_over`]: the job, its inputs, the decision;
 //! 3. [`Authority::take_in`]: the steps' logs, the bundle's files, the last message.
 //!
+//! What it does is recorded in the site's state before anyone is told: a nonce is spent before a certificate leaves, and a build has
+//! its job before the job leaves. A state that cannot be written is a fault.
+//!
 //! A machine that does not follow it is a [`Fault`], and nothing more is said to it. No job leaves before the first quote held.
 //! Nothing that a machine sends is believed beyond its own signature, and nothing is larger or later than the bounds say.
 //! Deliberately absent: a judgement of the evidence, which is the verifier's.
@@ -14,6 +17,7 @@ mod fault;
 mod tests;
 
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
@@ -35,9 +39,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use fault::Fault;
 
 use crate::intake::Intake;
+use crate::ledger::Act;
 use crate::link::{Exchange, Link};
 use crate::offer::Offer;
 use crate::site::Site;
+use crate::state::State;
 use crate::{input, link};
 
 /// How long a machine may take from power-on to its first request: firmware and kernel take 25 s without hardware virtualization,
@@ -60,6 +66,8 @@ pub struct Surroundings {
 pub struct Authority<'a> {
     /// In whose name.
     pub site: &'a Site,
+    /// What that site's authority remembers.
+    pub state: &'a State,
     /// How the machine was started.
     pub builder_id: &'a str,
     /// What its image must yield.
@@ -144,19 +152,54 @@ impl Authority<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let build_id = OnceLock::new();
         let conversation = link::serve(stream, async |link: &mut Link| {
-            let admitted = match self.admit(link, listener).await? {
+            let admitted = match self.admit(link, &build_id, listener).await? {
                 Ok(admitted) => admitted,
                 Err(findings) => return Ok(Outcome::NotAttested(findings)),
             };
             let decision = self.hand_over(link, &admitted, listener).await?;
             self.take_in(link, &admitted, decision, listener).await
         });
-        tokio::time::timeout(deadline, conversation).await.unwrap_or(Err(Fault::Deadline { deadline }))
+        let served = tokio::time::timeout(deadline, conversation).await.unwrap_or(Err(Fault::Deadline { deadline }));
+        self.end(build_id.get(), served).await
+    }
+
+    /// Records an act before it takes effect.
+    async fn record(&self, act: Act) -> Result<(), Fault> {
+        let now = (self.surroundings.now)().ok_or(Fault::Clock)?;
+        self.state.record(act, now).await?.map_err(|refusal| Fault::Forbidden { refusal })
+    }
+
+    /// Records how a build ended. One whose end cannot be recorded has not ended well.
+    async fn end(&self, build_id: Option<&Name>, served: Result<Outcome, Fault>) -> Result<Outcome, Fault> {
+        let outcome = match &served {
+            // That it was refused is recorded already, and so is its end.
+            Ok(Outcome::NotAttested(_)) => return served,
+            Ok(Outcome::Built) => "built",
+            Ok(Outcome::StepFailed) => "step_failed",
+            Ok(Outcome::Refused(_)) => "refused",
+            Err(fault) => fault.code(),
+        };
+        let Some(build_id) = build_id else { return served };
+        let recorded = self.record(Act::Ended { build_id: build_id.clone(), outcome: outcome.to_owned() }).await;
+        match (served, recorded) {
+            (Ok(outcome), recorded) => recorded.map(|()| outcome),
+            (Err(fault), Ok(())) => Err(fault),
+            (Err(fault), Err(error)) => {
+                tracing::error!(%build_id, %error, "the end of a build was not recorded");
+                Err(fault)
+            }
+        }
     }
 
     /// From the first request to the certificates. A machine whose quote does not hold is told so, and no more.
-    async fn admit(&self, link: &mut Link, listener: Listener<'_>) -> Result<Result<Admitted, Vec<Finding>>, Fault> {
+    async fn admit(
+        &self,
+        link: &mut Link,
+        build_id: &OnceLock<Name>,
+        listener: Listener<'_>,
+    ) -> Result<Result<Admitted, Vec<Finding>>, Fault> {
         let exchange = expect(link, &Method::GET, path::CONFIGURATION, BOOT).await?;
         listener(Report::Connected);
         let configuration = encode(&self.site.configuration(self.builder_id))?;
@@ -164,47 +207,67 @@ impl Authority<'_> {
         let exchange = expect(link, &Method::GET, path::TRUST, SILENCE).await?;
         exchange.answer(StatusCode::OK, self.site.trust_bytes().to_vec());
         let exchange = expect(link, &Method::GET, path::CHALLENGE, SILENCE).await?;
-        let challenge = self.challenge()?;
+        let challenge = self.challenge().await?;
+        let build_id = build_id.get_or_init(|| challenge.build_id.clone());
         exchange.answer(StatusCode::OK, encode(&challenge)?);
 
         let mut exchange = expect(link, &Method::POST, path::ATTESTATION, SILENCE).await?;
         let attestation: Attestation = decode(&mut exchange).await?;
-        match checks::attestation(self, &attestation, &challenge, &configuration) {
+        let attested = match checks::attestation(self, &attestation, &challenge, &configuration)? {
+            Ok(attested) => attested,
             Err(findings) => {
-                exchange.answer(StatusCode::FORBIDDEN, encode(&checks::answer(&findings))?);
-                Ok(Err(findings))
+                let (code, object) = findings.first().map_or(("unknown", ""), |first| (first.code, &first.object));
+                self.record(Act::refused(Some(build_id.clone()), code, object)).await?;
+                return refuse(exchange, findings);
             }
-            Ok(attested) => {
-                let certificates: Certificates = checks::certify(self, &attested, &challenge)?;
-                listener(Report::Attested {
-                    build_id: &challenge.build_id,
-                    init_uptime_us: attestation.init_uptime_us,
-                    sent_uptime_us: attestation.sent_uptime_us,
-                });
-                exchange.answer(StatusCode::OK, encode(&certificates)?);
-                Ok(Ok(Admitted { challenge, statement_key: attested.statement_key.0 }))
-            }
+        };
+        let (certificates, certified): (Certificates, _) = checks::certify(self, &attested, &challenge)?;
+        match self.record(certified).await {
+            Ok(()) => {}
+            Err(Fault::Forbidden { refusal }) => return refuse(exchange, checks::refusal(refusal)),
+            Err(fault) => return Err(fault),
         }
+        listener(Report::Attested {
+            build_id,
+            init_uptime_us: attestation.init_uptime_us,
+            sent_uptime_us: attestation.sent_uptime_us,
+        });
+        exchange.answer(StatusCode::OK, encode(&certificates)?);
+        Ok(Ok(Admitted { challenge, statement_key: attested.statement_key.0 }))
     }
 
-    fn challenge(&self) -> Result<Challenge, Fault> {
+    /// A challenge of a new build, which the state knows before the machine does.
+    async fn challenge(&self) -> Result<Challenge, Fault> {
         let (mut build_id, mut nonce) = ([0; 16], [0; 32]);
         (self.surroundings.random)(&mut build_id)?;
         (self.surroundings.random)(&mut nonce)?;
         let build_id: String = build_id.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Challenge {
+        let challenge = Challenge {
             version: challenge::VERSION,
             build_id: build_id.parse().map_err(|_| Fault::BuildId)?,
             nonce: Sha256Digest::from_bytes(nonce),
             job_sha256: self.offer.sha256(),
             image_sha256: self.reference.image_sha256,
             issued: (self.surroundings.now)().ok_or(Fault::Clock)?,
+        };
+        self.record(Act::Challenged {
+            build_id: challenge.build_id.clone(),
+            nonce: challenge.nonce,
+            job_sha256: challenge.job_sha256,
+            image_sha256: challenge.image_sha256,
+            builder_id: self.builder_id.to_owned(),
+            ek_sha256: None,
         })
+        .await?;
+        Ok(challenge)
     }
 
     /// From the job to the decision: the document as it is, then the inputs that the machine asks for.
     async fn hand_over(&self, link: &mut Link, admitted: &Admitted, listener: Listener<'_>) -> Result<Decision, Fault> {
-        expect(link, &Method::GET, path::JOB, SILENCE).await?.answer(StatusCode::OK, self.offer.document().to_vec());
+        let exchange = expect(link, &Method::GET, path::JOB, SILENCE).await?;
+        let Challenge { build_id, job_sha256, .. } = admitted.challenge.clone();
+        self.record(Act::HandedOver { build_id, job_sha256 }).await?;
+        exchange.answer(StatusCode::OK, self.offer.document().to_vec());
         listener(Report::JobTaken);
         for _ in 0..=ITEMS_MAX {
             let mut exchange = link.next(SILENCE).await?;
@@ -313,6 +376,12 @@ impl Authority<'_> {
         listener(Report::StepEnded(step));
         Ok(())
     }
+}
+
+/// Tells a machine why it is refused, and no more.
+fn refuse(exchange: Exchange, findings: Vec<Finding>) -> Result<Result<Admitted, Vec<Finding>>, Fault> {
+    exchange.answer(StatusCode::FORBIDDEN, encode(&checks::answer(&findings))?);
+    Ok(Err(findings))
 }
 
 /// The next request, which must be this one; one without a body if it is a GET.

@@ -1,7 +1,7 @@
 //! The authority: it challenges a machine, certifies it, hands it its one job and takes in the evidence.
 //!
-//! In reading order: [`site`] is what a site has on disk; [`Offer`] is one job with its files; [`Authority`] serves one machine,
-//! over one link, in one fixed order.
+//! In reading order: [`site`] is what a site has on disk; [`state`] is what its authority remembers, and [`ledger`] what it did;
+//! [`Offer`] is one job with its files; [`Authority`] serves one machine, over one link, in one fixed order.
 //!
 //! Deliberately absent: which TPMs belong to the site (a software TPM belongs to whoever runs it, and its builder id says so),
 //! and any judgement of the evidence but that of the first quote.
@@ -12,9 +12,11 @@ mod authority;
 mod certify;
 mod input;
 mod intake;
+pub mod ledger;
 mod link;
 mod offer;
 pub mod site;
+pub mod state;
 
 pub use authority::{Authority, Fault, Listener, Outcome, Report, Surroundings};
 pub use certify::CertifyError;

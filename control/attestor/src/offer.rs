@@ -90,6 +90,13 @@ impl Offer {
         Ok(offer)
     }
 
+    /// The names of the inputs that `document` asks for; none if it cannot be read.
+    #[must_use]
+    pub fn declared(document: &[u8]) -> Vec<Name> {
+        let job = alleged_job(document);
+        job.map_or_else(Vec::new, |job| job.job().input.iter().map(|input| input.name.clone()).collect())
+    }
+
     fn take_inputs(&mut self, job: &Job, files: &BTreeMap<Name, PathBuf>) -> Result<(), OfferError> {
         for (name, path) in files {
             let Some(input) = job.input.iter().find(|input| input.name == *name) else {

@@ -10,10 +10,11 @@
 //! | `invoker.key` | signs jobs | whoever orders builds |
 //! | `reference/*.json` | what images must yield | the authority, verifiers |
 //! | `secure-boot/` | keys of Secure Boot and what enrols them (see kiln-image) | who signs images, who owns machines |
+//! | `attestor.db` | what the authority remembers, and its ledger ([`crate::state`]) | the authority |
 //! | `tpm-ca/` | certifies the TPMs of virtual machines | the machine's owner |
 //!
 //! A [`Site`] was read with every check: private files are private, all parts fit each other. It does not hold the root's key.
-//! Deliberately absent: changing a site. [`create`] makes one whole, or nothing.
+//! Deliberately absent: changing a site, but for its state. [`create`] makes one whole, or nothing.
 
 mod create;
 mod files;
@@ -23,7 +24,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::{Signer as _, SigningKey};
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use kiln_formats::canonical;
 use kiln_formats::certificate::{self, Certificate, CertificateError};
 use kiln_formats::digest::Sha256Digest;
@@ -60,6 +61,8 @@ pub mod path {
     pub const TRUST: &str = "trust.json";
     /// Reference values, a file for each image.
     pub const REFERENCE: &str = "reference";
+    /// What the authority remembers.
+    pub const STATE: &str = "attestor.db";
     /// The certificate authority of the virtual machines' TPMs.
     pub const TPM_CA: &str = "tpm-ca";
     /// The keys of Secure Boot, and what enrols them.
@@ -144,6 +147,13 @@ pub enum SiteError {
         #[from]
         source: crate::certify::CertifyError,
     },
+    /// The state could not be begun.
+    #[error("cannot begin the site's state")]
+    State {
+        /// Why.
+        #[from]
+        source: crate::state::StateError,
+    },
     /// The kernel gives no randomness.
     #[error("cannot draw random bytes")]
     Random {
@@ -193,6 +203,12 @@ impl Site {
         &self.directory
     }
 
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.description.name
+    }
+
     /// Its trust domain.
     #[must_use]
     pub fn trust_domain(&self) -> &Name {
@@ -221,6 +237,12 @@ impl Site {
     #[must_use]
     pub fn authority(&self) -> &Certificate {
         &self.authority
+    }
+
+    /// The key that the heads of its ledger are signed with.
+    #[must_use]
+    pub fn ledger_key(&self) -> VerifyingKey {
+        self.authority_key.verifying_key()
     }
 
     pub(crate) fn authority_key(&self) -> &SigningKey {

@@ -1,5 +1,6 @@
 //! The commands, in the order in which a person meets them.
 
+mod attestor;
 mod audit;
 mod bench;
 mod build;
@@ -57,6 +58,7 @@ enum Command {
     Verify(verify::Verify),
     Audit(audit::AuditCommand),
     Logs(logs::Logs),
+    Attestor(attestor::AttestorCommand),
     Reference(reference::ReferenceCommand),
     SecureBoot(secure_boot::SecureBootCommand),
     Doctor(doctor::Doctor),
@@ -78,6 +80,7 @@ impl Kiln {
             Command::Verify(verify) => verify.run(),
             Command::Audit(audit) => audit.run(),
             Command::Logs(logs) => logs.run(),
+            Command::Attestor(attestor) => attestor.run(),
             Command::Reference(reference) => reference.run(),
             Command::SecureBoot(command) => command.run(screen),
             Command::Doctor(doctor) => doctor.run(screen),

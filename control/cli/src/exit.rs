@@ -122,6 +122,12 @@ pub(crate) enum Problem {
     /// No log where one was named.
     #[error("{} holds no such log", path.display())]
     NoLog { path: std::path::PathBuf },
+    /// A ledger entry that is none.
+    #[error("entry {sequence} of the ledger cannot be read")]
+    Entry { sequence: u64, source: serde_json::Error },
+    /// A build's evidence whose certificates the authority's ledger does not know.
+    #[error("{} was not certified by any entry of the ledger: entries are gone, or another authority issued its certificates", path.display())]
+    NotInLedger { path: std::path::PathBuf },
     /// Raw bytes of a step, and a terminal to take them.
     #[error("a step's raw bytes are not written to a terminal; send them to a file or a program")]
     Terminal,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use kiln_attestor::site::Site;
+use kiln_attestor::state::State;
 use kiln_attestor::{Authority, Fault, LinkError, Offer, Outcome};
 use kiln_formats::decision::{Refusal, Ruling};
 use kiln_formats::manifest::path;
@@ -168,6 +169,8 @@ impl Order<'_> {
 
     /// One machine. The inner error is one that never asked for anything.
     async fn attempt(&self, host: &Host, bundle: &Path, screen: &Screen) -> Result<Result<Served>> {
+        // First: a machine that could not be remembered is not started.
+        let state = State::open(self.site).or_exit(Exit::Infrastructure)?;
         screen.begin("boot");
         let tpm_ca = self.site.directory().join(kiln_attestor::site::path::TPM_CA);
         let ca = TpmCa::open_or_make(&tpm_ca, &host.tools).await.or_exit(Exit::Infrastructure)?;
@@ -183,6 +186,7 @@ impl Order<'_> {
         let mut story = Story::new(running.power_on());
         let authority = Authority {
             site: self.site,
+            state: &state,
             builder_id: self.boot.builder_id(self.signed.is_some()),
             reference: self.reference,
             offer: self.offer,

@@ -13,10 +13,12 @@ use kiln_formats::names::{Name, PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_R
 use kiln_formats::record::StepRecord;
 use kiln_formats::statement::Statement;
 use kiln_verifier::attestation::{self, AttestedMachine};
-use kiln_verifier::{Anchors, Finding, Findings};
+use kiln_verifier::{Anchors, Finding, Findings, Gate};
 
 use super::{Authority, Fault, Outcome};
 use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request, SERIAL_BYTES};
+use crate::ledger::{Act, Issued};
+use crate::state::Refusal;
 
 /// Is it the machine that was started, with the image that was published, and does its quote answer this challenge?
 pub(super) fn attestation(
@@ -24,14 +26,18 @@ pub(super) fn attestation(
     answer: &Attestation,
     challenge: &Challenge,
     configuration: &[u8],
-) -> Result<AttestedMachine, Vec<Finding>> {
+) -> Result<Result<AttestedMachine, Vec<Finding>>, Fault> {
     let offer = attestation::Offer { challenge, configuration };
+    let nonce = &answer.binding.challenge.nonce;
+    if *nonce != challenge.nonce && authority.state.knows(nonce)? {
+        return Ok(Err(refusal(Refusal::NonceReused)));
+    }
     let anchors = Anchors {
         root: authority.site.root().clone(),
         policy: authority.site.trust().policy.clone(),
         reference: authority.reference.clone(),
     };
-    attestation::check(answer, &offer, &anchors).map_err(|Findings(findings)| findings)
+    Ok(attestation::check(answer, &offer, &anchors).map_err(|Findings(findings)| findings))
 }
 
 /// What the machine is told: the first finding, and how many more there are. It prints one line.
@@ -47,28 +53,46 @@ pub(super) fn answer(findings: &[Finding]) -> NotAttested {
     refused
 }
 
-/// Certifies both keys of a machine whose quote held, from the time of its challenge on.
+/// Why the authority's own state refuses a machine whose quote holds.
+pub(super) fn refusal(refusal: Refusal) -> Vec<Finding> {
+    let object = "challenge".to_owned();
+    vec![Finding { gate: Gate::Quote, code: refusal.code(), object, reason: refusal.to_string() }]
+}
+
+/// Certifies both keys of a machine whose quote held, from the time of its challenge on. They leave when the act is recorded.
 pub(super) fn certify(
     authority: &Authority<'_>,
     attested: &AttestedMachine,
     challenge: &Challenge,
-) -> Result<Certificates, Fault> {
+) -> Result<(Certificates, Act), Fault> {
     let (site, build_id) = (authority.site, &challenge.build_id);
     let statement = SpiffeId::statement(site.trust_domain(), build_id).map_err(|_| Fault::BuildId)?;
     let attestation = SpiffeId::attestation(site.trust_domain(), build_id).map_err(|_| Fault::BuildId)?;
     let attestation_key = attested.attestation_key.key().to_spki().map_err(|_| Fault::BuildId)?;
     let issuer = Issuer::of(site.authority(), site.authority_key());
-    let issue = |purpose, subject: &str, spki: &[u8]| -> Result<String, Fault> {
+    let issue = |purpose, subject: &str, spki: &[u8]| -> Result<(String, Issued), Fault> {
         let mut serial = [0; SERIAL_BYTES];
         (authority.surroundings.random)(&mut serial)?;
         let request = Request { purpose, subject, spki, begin: challenge.issued, seconds: LEAF_SECONDS, serial };
-        Ok(issuer.issue(&request)?.to_pem().map_err(CertifyError::from)?)
+        let certificate = issuer.issue(&request)?;
+        let named = Issued::of(&certificate).map_err(CertifyError::from)?;
+        Ok((certificate.to_pem().map_err(CertifyError::from)?, named))
     };
-    Ok(Certificates {
+    let statement = issue(Purpose::Statement(&statement), "statement", &attested.statement_key.spki())?;
+    let attestation = issue(Purpose::Attestation(&attestation), "attestation", &attestation_key)?;
+    let certificates = Certificates {
         authority: site.authority().to_pem().map_err(CertifyError::from)?,
-        statement: issue(Purpose::Statement(&statement), "statement", &attested.statement_key.spki())?,
-        attestation: issue(Purpose::Attestation(&attestation), "attestation", &attestation_key)?,
-    })
+        statement: statement.0,
+        attestation: attestation.0,
+    };
+    let act = Act::Certified {
+        build_id: build_id.clone(),
+        ek_sha256: None,
+        reset_count: attested.clock.reset_count,
+        attestation: attestation.1,
+        statement: statement.1,
+    };
+    Ok((certificates, act))
 }
 
 /// Is it this machine's decision, on this job?

@@ -10,6 +10,7 @@ use kiln_formats::{canonical, dsse, log};
 use crate::certify::CertifyError;
 use crate::intake::IntakeError;
 use crate::link::LinkError;
+use crate::state::{Refusal, StateError};
 
 /// The machine, its link or this host failed, or the machine did not keep to the protocol. There is no evidence.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +135,15 @@ pub enum Fault {
         #[from]
         source: CertifyError,
     },
+    /// What the authority remembers cannot be read or written.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// What the authority remembers forbids it.
+    #[error("the authority's own state forbids it: {refusal}")]
+    Forbidden {
+        /// Which rule.
+        refusal: Refusal,
+    },
     /// The kernel gives no randomness.
     #[error("cannot draw random bytes")]
     Random {
@@ -147,4 +157,34 @@ pub enum Fault {
     /// The site's trust domain cannot be part of a SPIFFE id.
     #[error("the trust domain or the build id has no place in a SPIFFE id")]
     BuildId,
+}
+
+impl Fault {
+    /// Stable, for the ledger and for scripts.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Link(LinkError::Closed) => "link_closed",
+            Self::Link(LinkError::Http { .. }) => "link_failed",
+            Self::Link(LinkError::Silent { .. }) => "silent",
+            Self::Link(LinkError::TooLarge { .. }) => "too_large",
+            Self::Intake(_) => "file",
+            Self::Deadline { .. } => "deadline",
+            Self::OutOfOrder { .. } => "out_of_order",
+            Self::TooMany { .. } => "too_many",
+            Self::Malformed { .. } => "malformed",
+            Self::DecisionSignature { .. } | Self::DecisionSyntax { .. } | Self::DecisionMismatch { .. } => "decision",
+            Self::RecordSignature { .. } | Self::RecordSyntax { .. } | Self::RecordMismatch { .. } => "record",
+            Self::Log { .. } | Self::LogFrame { .. } => "log",
+            Self::Contradiction { .. } => "contradiction",
+            Self::State(_) => "state",
+            Self::Forbidden { refusal } => refusal.code(),
+            Self::Encode { .. }
+            | Self::Input { .. }
+            | Self::Certify { .. }
+            | Self::Random { .. }
+            | Self::Clock
+            | Self::BuildId => "authority",
+        }
+    }
 }

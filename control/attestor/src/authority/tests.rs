@@ -1,6 +1,7 @@
 //! A machine that keeps to the protocol gets through; every one that does not ends the run, and leaves nothing behind.
 
 mod machine;
+mod memory;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,6 +51,7 @@ fn now() -> Timestamp {
 struct Rig {
     _directory: tempfile::TempDir,
     site: Site,
+    state: State,
     reference: Reference,
     offer: Offer,
     bundle: PathBuf,
@@ -70,7 +72,8 @@ impl Rig {
         let offer = Offer::new(document, &BTreeMap::from([("hello.c".parse().unwrap(), input)])).unwrap();
         let bundle = directory.path().join("bundle");
         fs::create_dir(&bundle).unwrap();
-        Self { reference: reference(&site), _directory: directory, site, offer, bundle, said: Vec::new() }
+        let state = State::open(&site).unwrap();
+        Self { reference: reference(&site), state, _directory: directory, site, offer, bundle, said: Vec::new() }
     }
 
     /// Serves what `script` makes of a machine.
@@ -88,6 +91,7 @@ impl Rig {
     fn authority(&self) -> Authority<'_> {
         Authority {
             site: &self.site,
+            state: &self.state,
             builder_id: BUILDER_DIRECT,
             reference: &self.reference,
             offer: &self.offer,

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::files::{io_error, write_key, write_public_file};
 use super::{Description, SiteError, path};
 use crate::certify::{AUTHORITY_SECONDS, Issuer, Purpose, ROOT_SECONDS, Request, SERIAL_BYTES, spki_of};
+use crate::state::{self, Owner};
 
 /// What a site is called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +127,8 @@ fn write(
     write_document(&draft.join(path::SITE), &description)?;
     let references = draft.join(path::REFERENCE);
     fs::DirBuilder::new().mode(0o700).create(&references).map_err(io_error("write", &references))?;
-    Ok(())
+    let owner = Owner { site: names.site.clone(), trust_domain: names.trust_domain.clone(), key: authority_key };
+    Ok(state::begin(draft, &owner, now)?)
 }
 
 fn write_document<T: Serialize>(path: &Path, value: &T) -> Result<(), SiteError> {
