@@ -29,8 +29,8 @@ const SECTOR_BYTES: u64 = 512;
 const DISK_ID: &str = "6b696c6e-0000-4000-8002-000000000000";
 const PARTITION_ID: &str = "6b696c6e-0000-4000-8002-000000000001";
 const VOLUME_ID: &str = "6b696c6e";
-/// The type of an EFI system partition. Source: UEFI 2.10, section 5.3.3.
-const ESP_TYPE: &str = "C12A7328-F81F-11D2-BA4B-00C04FD430C9";
+/// What sfdisk calls the type of an EFI system partition. Source: sfdisk(8), "uefi".
+const ESP_TYPE: &str = "uefi";
 
 /// The disk could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub enum DiskError {
 pub fn build(shop: &Workshop<'_>, uki: &Path) -> Result<PathBuf, DiskError> {
     phase(shop.progress, "boot disk", || {
         let tools = crate::packages::versions(shop.progress, &["dosfstools", "mtools", "fdisk"])?;
-        let inputs = Inputs::of("disk", 1).file("uki", uki)?.text("tools", &tools);
+        let inputs = Inputs::of("disk", 2).file("uki", uki)?.text("tools", &tools);
         let entry = shop.cache.entry("disk", inputs.key(), |dir| write(shop.progress, uki, dir).map(drop))?;
         Ok((entry.path.join(DISK), entry.cached))
     })
@@ -110,4 +110,41 @@ fn embed(partition: &Path, disk: &Path) -> Result<(), FileError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    /// Where the first entry of the partition table lies, and how many bytes of it are the type. Source: UEFI 2.10, sections 5.3.2
+    /// and 5.3.3: the entries begin in the third sector.
+    const FIRST_ENTRY_OFFSET: usize = 2 * SECTOR_BYTES as usize;
+    /// C12A7328-F81F-11D2-BA4B-00A0C93EC93B, its first three numbers in little-endian. Source: UEFI 2.10, table 5.7 and appendix A.
+    const ESP_TYPE_BYTES: [u8; 16] = *b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b";
+
+    /// What other programs say of our disk.
+    fn said(program: &str, arguments: &[&str], disk: &Path) -> String {
+        let output = std::process::Command::new(program).args(arguments).arg(disk).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn firmware_and_other_programs_know_the_partition_for_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let uki = dir.path().join("kiln.efi");
+        fs::write(&uki, b"MZ and so on").unwrap();
+        let disk = write(&Silent, &uki, dir.path()).unwrap();
+        let bytes = fs::read(&disk).unwrap();
+        assert_eq!(bytes[FIRST_ENTRY_OFFSET..FIRST_ENTRY_OFFSET + 16], ESP_TYPE_BYTES);
+        let listed = said("sfdisk", &["--list", "--output", "Start,Size,Type"], &disk);
+        assert!(listed.contains("EFI System"), "{listed}");
+        let offset = PARTITION_OFFSET_BYTES.to_string();
+        let probed = said("blkid", &["--probe", "--output", "export", "--offset", &offset], &disk);
+        assert!(probed.contains("TYPE=vfat") && probed.contains("LABEL=KILN"), "{probed}");
+        let again = dir.path().join("again");
+        fs::create_dir(&again).unwrap();
+        assert_eq!(bytes, fs::read(write(&Silent, &uki, &again).unwrap()).unwrap());
+    }
 }
