@@ -47,6 +47,7 @@ pub mod pe;
 pub mod reference;
 pub mod stub;
 
-// How files are handled and programs are run.
+// How files are handled, programs are run and work is spread.
+pub mod across;
 pub mod command;
 pub mod files;

@@ -13,15 +13,17 @@ mod sections;
 mod variables;
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::pcr::{Bank, PcrIndex};
+use kiln_formats::pcr::{Bank, BankDigest, PcrIndex};
 use kiln_formats::prediction::{
     BootPath, Digests, EventPrediction, Firmware, MachineDescription, PcrPrediction, Prediction, SecureBoot,
 };
 use kiln_formats::reference::PcrReference;
 
+use crate::across::across;
 use crate::pe::{Pe, PeError};
 use crate::stub::{StubVersion, load_options};
 use sections::Sections;
@@ -79,6 +81,12 @@ struct Measurement<'a> {
     register: u8,
     name: String,
     parts: Vec<Cow<'a, [u8]>>,
+}
+
+impl Measurement<'_> {
+    fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
+    }
 }
 
 /// Measurements in the making, and the registers that cannot be predicted.
@@ -261,22 +269,24 @@ fn stub<'a>(sections: &Sections<'a>, machine: &MachineDescription, plan: &mut Pl
 }
 
 impl Plan<'_> {
-    /// Hashes everything, one thread for each bank: they share nothing but the bytes.
+    /// Hashes everything, the longest first: measurements share nothing but the bytes.
     fn hash(self, machine: &MachineDescription) -> Prediction {
-        let of_bank = |bank: Bank| {
-            let parts =
-                |measurement: &Measurement<'_>| bank.hash_parts(measurement.parts.iter().map(|part| part.as_ref()));
-            self.measured.iter().map(parts).collect::<Vec<_>>()
+        let in_banks = |(at, measurement)| machine.banks.iter().map(move |bank| (at, *bank, measurement));
+        let mut work: Vec<(usize, Bank, &Measurement<'_>)> =
+            self.measured.iter().enumerate().flat_map(in_banks).collect();
+        work.sort_by_key(|(_, _, measurement)| Reverse(measurement.bytes()));
+        let hash = |(at, bank, measurement): &(usize, Bank, &Measurement<'_>)| {
+            let digest = bank.hash_parts(measurement.parts.iter().map(|part| part.as_ref()));
+            digest.map(|digest| (*at, digest))
         };
-        let hashed: Vec<Vec<_>> = std::thread::scope(|scope| {
-            let of_bank = &of_bank;
-            let threads: Vec<_> = machine.banks.iter().map(|bank| scope.spawn(move || of_bank(*bank))).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or_default()).collect()
-        });
+        let mut digests: BTreeMap<usize, Vec<BankDigest>> = BTreeMap::new();
+        for (at, digest) in across(&work, hash).into_iter().flatten() {
+            digests.entry(at).or_default().push(digest);
+        }
         let mut events: BTreeMap<u8, Vec<EventPrediction>> = BTreeMap::new();
         events.extend(self.untouched.iter().map(|register| (*register, Vec::new())));
         for (at, measurement) in self.measured.iter().enumerate() {
-            let digests: Digests = hashed.iter().filter_map(|bank| bank.get(at).copied().flatten()).collect();
+            let digests: Digests = digests.remove(&at).unwrap_or_default().into_iter().collect();
             let event = EventPrediction { name: measurement.name.clone(), digests };
             events.entry(measurement.register).or_default().push(event);
         }

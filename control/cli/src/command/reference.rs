@@ -106,8 +106,14 @@ impl ReferenceCommand {
         let bytes = image::read_uki(&self.image)?;
         let variables = self.secure_boot.as_deref().map(read_variables).transpose()?.unwrap_or_default();
         let predict = |machine| reference::predict(&bytes, &machine, &variables).or_exit(Exit::Usage);
-        let machines = self.machines()?.into_iter().map(predict).collect::<Result<Vec<_>>>()?;
-        let predicate = Predictions { version: VERSION, init_sha256: image::init_digest(&bytes)?, machines };
+        let descriptions = self.machines()?;
+        // The initrd is unpacked by another program: nothing waits for it that need not.
+        let (init_sha256, machines) = std::thread::scope(|scope| {
+            let init = scope.spawn(|| image::init_digest(&bytes));
+            let machines = descriptions.into_iter().map(predict).collect::<Result<Vec<_>>>();
+            (init.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machines)
+        });
+        let predicate = Predictions { version: VERSION, init_sha256: init_sha256?, machines: machines? };
         let name = self.image.file_name().unwrap_or(self.image.as_os_str()).to_string_lossy();
         let statement =
             Statement::new(PREDICATE_REFERENCE, vec![Subject::new(name, Sha256Digest::of(&bytes))], predicate);
