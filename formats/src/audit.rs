@@ -12,6 +12,7 @@ mod align;
 mod compare;
 mod diff;
 mod event;
+mod expected;
 mod explain;
 mod html;
 mod registers;
@@ -24,7 +25,7 @@ mod tests;
 mod text;
 mod words;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Serialize, Serializer};
 
@@ -32,13 +33,14 @@ pub use compare::{Compared, Comparison, compare};
 pub use diff::{Change, Difference, diff};
 pub use explain::{Stage, register as register_meaning};
 pub use report::{Input, Report, Subject};
+use state::State;
 pub use summary::{Differing, Group, Member, Summary, Unread, summarise};
 pub use text::Style;
 
 use crate::boot::Boot;
 use crate::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
+use crate::prediction::Registers;
 use crate::quote::Quoted;
-use crate::reference::MachineReference;
 
 /// How many findings are listed. A hostile log could make any number of them.
 pub const FINDINGS_MAX: usize = 500;
@@ -53,8 +55,8 @@ pub struct Against<'a> {
     pub values: Option<&'a PcrValues>,
     /// What a quote signs.
     pub quoted: Option<&'a Quoted>,
-    /// What the image must yield.
-    pub reference: Option<&'a MachineReference>,
+    /// What the image must yield, in any of the log's banks.
+    pub reference: Option<&'a Registers>,
     /// A boot to compare with.
     pub other: Option<&'a Boot<'a>>,
     /// Command lines that may have been measured: a log has only their digest, and one that hashes to it is a fact.
@@ -72,6 +74,9 @@ pub struct Audit {
     pub trust_domain: bool,
     /// Every register that an event names or that was given a value, bank by bank.
     pub registers: Vec<Register>,
+    /// What the events lead to; in JSON it is under `registers`.
+    #[serde(skip)]
+    pub replayed: PcrValues,
     /// Every event, in order.
     pub events: Vec<EventLine>,
     /// What there is to say, the worst first.
@@ -233,28 +238,29 @@ impl Audit {
 /// Holds a boot against what there is.
 #[must_use]
 pub fn audit(boot: &Boot<'_>, against: &Against<'_>) -> Audit {
-    let events: Vec<_> = boot.events().collect();
-    let replayed = boot.replay();
-    let mut findings = [against.said.to_vec(), state::findings(boot, &events, against)].concat();
-    let trust_domain = explain::is_trust_domain(&boot.banks(), &events);
+    let read = boot.read();
+    let replayed = read.replay();
+    let network_devices = event::network_devices(&read.events);
+    let context =
+        words::Context { bank: Bank::Sha256, command_lines: against.command_lines, network_devices: &network_devices };
+    let mut state = State::new(&context);
+    let mut lines = event::lines(&read.events, |number, event, content| state.see(number, event, content));
+    let trust_domain = state.is_trust_domain(&read.banks);
+    let mut findings = [against.said.to_vec(), state.findings(boot)].concat();
     if trust_domain {
         let words = "the log is of a trust domain (Intel TDX): its registers 1 to 4 are RTMR 0 to 3, and no PCRs";
         findings.push(Finding::new(Severity::Note, "trust_domain", words));
     }
-    let registers = registers::check(boot, &events, &replayed, against, &mut findings);
-    let mut expected = BTreeMap::new();
-    if let Some(reference) = against.reference {
-        registers::check_reference(reference, &events, &replayed, against, &mut findings, &mut expected);
-    }
+    let registers = registers::check(&read, &replayed, against, &mut findings);
+    let expected = against.reference.map(|it| expected::check(it, &read, &replayed, &context, &mut findings));
     if let Some(other) = against.other {
         findings.extend(diff(other, boot, against.command_lines).into_iter().map(Difference::into_finding));
     }
     findings.sort_by_key(|finding| finding.severity);
     let findings_unlisted = findings.len().saturating_sub(FINDINGS_MAX);
     findings.truncate(FINDINGS_MAX);
-    let mut lines = event::lines(&events);
-    event::judge(&mut lines, &registers, &findings, &expected);
-    Audit { locality: boot.locality(), trust_domain, registers, events: lines, findings, findings_unlisted }
+    event::judge(&mut lines, &registers, &findings, &expected.unwrap_or_default());
+    Audit { locality: read.locality, trust_domain, registers, replayed, events: lines, findings, findings_unlisted }
 }
 
 fn as_text<S: Serializer>(digest: &BankDigest, serializer: S) -> Result<S::Ok, S::Error> {

@@ -3,10 +3,11 @@
 //! A [`Boot`] is what the logs *claim*. Its [`Boot::replay`] says which register values they would lead to; whether a TPM holds
 //! these is for [`crate::audit`] to tell.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::cel::{CelLog, Record, RecordContent, Target};
-use crate::eventlog::replay::{self, Fold};
+use crate::eventlog::replay::{self, Fold, Locality};
 use crate::eventlog::{Content, Event, EventLog, EventType, decode};
 use crate::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
 
@@ -31,6 +32,17 @@ pub enum BootEvent<'a> {
     Runtime(Record),
 }
 
+/// What a boot's logs hold, each event read once: what audits and comparisons work on.
+#[derive(Debug)]
+pub(crate) struct ReadBoot<'b> {
+    /// The events in order, the firmware's first.
+    pub(crate) events: Vec<BootEvent<'b>>,
+    /// The banks that any event has a digest in, ascending.
+    pub(crate) banks: Vec<Bank>,
+    /// The locality from which PCR 0 starts, if the events say anything about it.
+    pub(crate) locality: Option<u8>,
+}
+
 impl Boot<'_> {
     /// The events in order, the firmware's first.
     pub fn events(&self) -> impl Iterator<Item = BootEvent<'_>> {
@@ -38,37 +50,31 @@ impl Boot<'_> {
         firmware.chain(self.runtime.iter().flat_map(CelLog::records).map(BootEvent::Runtime))
     }
 
-    /// The banks that any event has a digest in, ascending.
-    #[must_use]
-    pub fn banks(&self) -> Vec<Bank> {
-        let mut banks: Vec<Bank> = self.firmware.iter().flat_map(EventLog::banks).collect();
-        for record in self.runtime.iter().flat_map(CelLog::records) {
-            for bank in record.digests.iter().map(BankDigest::bank) {
-                if !banks.contains(&bank) {
-                    banks.push(bank);
-                }
+    /// Reads every event.
+    pub(crate) fn read(&self) -> ReadBoot<'_> {
+        let events: Vec<_> = self.events().collect();
+        let locality = events.iter().filter_map(BootEvent::locality).reduce(Locality::and).map(Locality::number);
+        let mut banks: BTreeSet<Bank> = self.firmware.iter().flat_map(EventLog::banks).collect();
+        for event in &events {
+            if let BootEvent::Runtime(record) = event {
+                banks.extend(record.digests.iter().map(BankDigest::bank));
             }
         }
-        banks.sort_unstable();
-        banks
-    }
-
-    /// The locality from which PCR 0 starts, if the events say anything about it.
-    #[must_use]
-    pub fn locality(&self) -> Option<u8> {
-        replay::start(self.events().filter_map(|event| event.locality()))
-    }
-
-    /// A fold at the start of this boot: PCR 0 at the locality that the events announce.
-    pub(crate) fn start(&self) -> Fold {
-        Fold::new(self.banks(), self.locality())
+        ReadBoot { events, banks: banks.into_iter().collect(), locality }
     }
 
     /// The register values that the logs claim together.
     #[must_use]
     pub fn replay(&self) -> PcrValues {
-        let mut fold = self.start();
-        for event in self.events() {
+        self.read().replay()
+    }
+}
+
+impl ReadBoot<'_> {
+    /// The register values that the events lead to: PCR 0 starts at the locality that they announce.
+    pub(crate) fn replay(&self) -> PcrValues {
+        let mut fold = Fold::new(&self.banks, self.locality);
+        for event in &self.events {
             event.extend(&mut fold);
         }
         fold.finish()
@@ -77,9 +83,13 @@ impl Boot<'_> {
 
 impl BootEvent<'_> {
     /// Extends what the event says.
-    pub(crate) fn extend(&self, fold: &mut Fold) {
-        if let Some(index) = self.extends() {
-            fold.extend(self.event_type(), index, self.digests().into_iter());
+    fn extend(&self, fold: &mut Fold<'_>) {
+        match (self, self.extends()) {
+            (Self::Firmware(event), Some(index)) => fold.extend(Some(event.event_type), index, event.digests()),
+            (Self::Runtime(record), Some(index)) => {
+                fold.extend(self.event_type(), index, record.digests.iter().copied());
+            }
+            (_, None) => {}
         }
     }
 
@@ -114,7 +124,10 @@ impl BootEvent<'_> {
     /// The digest in one bank.
     #[must_use]
     pub fn digest(&self, bank: Bank) -> Option<BankDigest> {
-        self.digests().into_iter().find(|digest| digest.bank() == bank)
+        match self {
+            Self::Firmware(event) => event.digest(bank),
+            Self::Runtime(record) => record.digests.iter().find(|digest| digest.bank() == bank).copied(),
+        }
     }
 
     /// Whether the event was logged while the system ran.
@@ -146,7 +159,7 @@ impl BootEvent<'_> {
         }
     }
 
-    fn locality(&self) -> Option<replay::Locality> {
+    fn locality(&self) -> Option<Locality> {
         match self {
             Self::Firmware(event) => replay::locality(event.event_type, event.register, event.data),
             Self::Runtime(record) => match (&record.content, record.target) {

@@ -26,6 +26,7 @@ pub use content::{Claim, Content, Coverage, Fact};
 pub use describe::describe;
 pub use kind::EventType;
 pub use parse::Events;
+use replay::Locality;
 
 use crate::pcr::{Bank, BankDigest, PcrIndex};
 
@@ -71,6 +72,7 @@ pub struct EventLog<'a> {
     body_offset: usize,
     padding_bytes: usize,
     event_count: usize,
+    locality: Option<Locality>,
 }
 
 /// One event of the log; it borrows from the log and its input.
@@ -114,6 +116,9 @@ pub enum EventLogError {
     /// The `Spec ID Event03` header contradicts itself.
     #[error("the log's header is malformed")]
     MalformedHeader,
+    /// Events of the crypto-agile layout, and no header before them.
+    #[error("the log's beginning is missing: its events are of the layout that a header announces, and there is none")]
+    HeaderMissing,
     /// A digest of an algorithm that neither the header nor we know the size of.
     #[error("the event at byte {offset} has a digest of unknown algorithm {algorithm:#06x}")]
     UnknownAlgorithm {

@@ -297,7 +297,7 @@ impl fmt::Debug for BankDigest {
 
 /// The registers that were touched, per bank. A register that no event names is not in here: it is at its reset value, which
 /// is not the same as "was measured".
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct PcrValues {
     values: BTreeMap<(Bank, PcrIndex), BankDigest>,
 }

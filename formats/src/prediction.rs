@@ -33,14 +33,17 @@ pub struct Predictions {
     pub machines: Vec<Prediction>,
 }
 
+/// What a boot must leave in the TPM, by PCR number. A register without events must be untouched.
+pub type Registers = BTreeMap<String, PcrPrediction>;
+
 /// What one kind of machine must yield.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Prediction {
     /// The machine.
     pub machine: MachineDescription,
-    /// By PCR number. A register without events must be untouched.
-    pub pcrs: BTreeMap<String, PcrPrediction>,
+    /// What is predicted.
+    pub pcrs: Registers,
     /// By PCR number: why there is no prediction.
     pub not_predicted: BTreeMap<String, String>,
 }
@@ -241,6 +244,18 @@ pub enum PredictionError {
 }
 
 impl Predictions {
+    /// The registers of each kind of machine in every bank, and that kind's builder id.
+    ///
+    /// # Errors
+    /// [`PredictionError::Version`]; [`PredictionError::Inconsistent`] for a value, in any bank, that does not follow from its events.
+    pub fn registers(&self) -> Result<Vec<(Option<&str>, &Registers)>, PredictionError> {
+        if self.version != VERSION {
+            return Err(PredictionError::Version);
+        }
+        let machines = self.machines.iter();
+        machines.map(|it| Ok((it.machine.builder_id.as_deref(), it.registers()?))).collect()
+    }
+
     /// The SHA-256 bank of those machines that have a builder id, as a verifier wants it, for the image with this digest.
     ///
     /// # Errors
@@ -260,7 +275,36 @@ impl Predictions {
     }
 }
 
+impl MachineReference {
+    /// What it says, as a prediction that has only the SHA-256 bank. That values follow from their events is not checked.
+    #[must_use]
+    pub fn registers(&self) -> Registers {
+        let digests = |sha256: &Sha256Digest| BankDigest::new(Bank::Sha256, sha256.as_bytes()).into_iter().collect();
+        let event =
+            |event: &EventReference| EventPrediction { name: event.name.clone(), digests: digests(&event.sha256) };
+        let register = |register: &PcrReference| PcrPrediction {
+            values: digests(&register.value),
+            events: register.events.iter().map(event).collect(),
+        };
+        self.pcrs.iter().map(|(number, of)| (number.clone(), register(of))).collect()
+    }
+}
+
 impl Prediction {
+    /// Every register, in every bank.
+    fn registers(&self) -> Result<&Registers, PredictionError> {
+        let follows = |(number, register): (&String, &PcrPrediction)| {
+            let banks: Vec<Bank> = register.values.iter().map(BankDigest::bank).collect();
+            let index = number.parse().ok().and_then(|index| PcrIndex::new(index).ok());
+            let again = index.map(|index| PcrPrediction::of(index, &banks, register.events.clone()).values);
+            !banks.is_empty() && again.as_ref() == Some(&register.values)
+        };
+        match self.pcrs.iter().find(|register| !follows(*register)) {
+            Some((number, _)) => Err(PredictionError::Inconsistent { register: number.clone() }),
+            None => Ok(&self.pcrs),
+        }
+    }
+
     /// The SHA-256 bank.
     ///
     /// # Errors
@@ -340,5 +384,26 @@ mod tests {
         let foreign = Predictions { init_sha256: None, ..predictions() };
         assert_eq!(foreign.reference(image), Err(PredictionError::NoInit));
         assert_eq!(Predictions { version: 2, ..predictions() }.reference(image), Err(PredictionError::Version));
+    }
+
+    #[test]
+    fn every_bank_must_follow_from_the_events() {
+        let good = predictions().machines.remove(0);
+        assert_eq!(good.registers(), Ok(&good.pcrs));
+        let wrong = |edit: fn(&mut PcrPrediction)| {
+            let mut changed = good.clone();
+            changed.pcrs.get_mut("2").map(edit);
+            changed.registers().err()
+        };
+        let inconsistent = Some(PredictionError::Inconsistent { register: "2".to_owned() });
+        assert_eq!(wrong(|register| register.values = Bank::Sha384.hash(b"x").into_iter().collect()), inconsistent);
+        assert_eq!(wrong(|register| register.values = Digests::default()), inconsistent);
+        assert_eq!(wrong(|register| register.events.clear()), inconsistent);
+        // The bank that is quoted is still sound: a reader of it alone would not notice.
+        let other = |register: &mut PcrPrediction| {
+            let digests = [Bank::Sha256.hash(&[0; 4]), Bank::Sha384.hash(b"x")];
+            register.events[0].digests = digests.into_iter().flatten().collect();
+        };
+        assert_eq!(wrong(other), inconsistent);
     }
 }

@@ -95,6 +95,9 @@ pub(crate) enum Problem {
     /// A signed document whose signer nobody named.
     #[error("{} is signed: name the public key of the image's producer with --publisher", path.display())]
     Publisher { path: std::path::PathBuf },
+    /// A signed document of another signer than the one that the person named.
+    #[error("publisher_refused: {} was not signed by the key that --publisher names", path.display())]
+    OtherPublisher { path: std::path::PathBuf },
     /// A signed document that does not hold.
     #[error("{} does not hold", path.display())]
     Envelope { path: std::path::PathBuf, source: kiln_formats::dsse::Error },

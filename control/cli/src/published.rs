@@ -9,11 +9,11 @@ use ed25519_dalek::pkcs8::DecodePublicKey as _;
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use kiln_attestor::site::boot_reference;
 use kiln_formats::canonical;
-use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::dsse::{self, Envelope, pae};
 use kiln_formats::names::{PAYLOAD_STATEMENT, PREDICATE_REFERENCE};
 use kiln_formats::pcr::PcrIndex;
-use kiln_formats::prediction::{PREDICTIONS_BYTES_MAX, Predictions};
-use kiln_formats::reference::{REFERENCE_BYTES_MAX, Reference};
+use kiln_formats::prediction::{PREDICTIONS_BYTES_MAX, Predictions, Registers};
+use kiln_formats::reference::{MachineReference, REFERENCE_BYTES_MAX, Reference};
 use kiln_formats::statement::Statement;
 use serde::Serialize;
 
@@ -54,8 +54,49 @@ pub(crate) fn read(path: &Path, publisher: Option<&Path>, site: Option<&Path>) -
     Ok(reference)
 }
 
+/// What one kind of machine must leave in its TPM, in every bank that the file has.
+#[derive(Debug, Clone)]
+pub(crate) struct Expected {
+    /// The kind of machine, if it is one of ours.
+    pub(crate) builder_id: Option<String>,
+    /// Its registers.
+    pub(crate) registers: Registers,
+}
+
+/// Reads reference values for an audit: of any image, also one that is not ours. Signed ones as [`read`] does; plain ones in
+/// either form that `kiln reference` prints.
+pub(crate) fn read_expected(path: &Path, publisher: Option<&Path>) -> Result<Vec<Expected>> {
+    let statement = match publisher {
+        Some(publisher) => Some(read_statement(path, publisher)?),
+        None => serde_json::from_slice::<Statement<Predictions>>(&document::read(path, ENVELOPE_BYTES_MAX)?).ok(),
+    };
+    let Some(statement) = statement.filter(|statement| statement.is(PREDICATE_REFERENCE)) else {
+        let of = |it: MachineReference| Expected { registers: it.registers(), builder_id: Some(it.builder_id) };
+        return Ok(read(path, None, None)?.machines.into_iter().map(of).collect());
+    };
+    let expected = statement.predicate.registers();
+    let expected =
+        expected.map_err(|source| Problem::Prediction { path: path.to_owned(), source }).or_exit(Exit::Usage)?;
+    let of = |(id, registers): (Option<&str>, &Registers)| Expected {
+        builder_id: id.map(str::to_owned),
+        registers: registers.clone(),
+    };
+    Ok(expected.into_iter().map(of).collect())
+}
+
 fn read_signed(path: &Path, publisher: &Path) -> Result<Reference> {
-    let failed = |source| Problem::Envelope { path: path.to_owned(), source };
+    let statement = read_statement(path, publisher)?;
+    let [image] = statement.subject.as_slice() else { return other(path) };
+    let reference = statement.predicate.reference(image.digest.sha256);
+    reference.map_err(|source| Problem::Prediction { path: path.to_owned(), source }).or_exit(Exit::Usage)
+}
+
+/// A statement of one image's reference values that this producer signed.
+fn read_statement(path: &Path, publisher: &Path) -> Result<Statement<Predictions>> {
+    let failed = |source| match source {
+        dsse::Error::Signature { .. } => Problem::OtherPublisher { path: path.to_owned() },
+        source => Problem::Envelope { path: path.to_owned(), source },
+    };
     let key = read_public_key(publisher)?;
     let envelope =
         Envelope::from_slice(&document::read(path, ENVELOPE_BYTES_MAX)?).map_err(failed).or_exit(Exit::Usage)?;
@@ -63,12 +104,10 @@ fn read_signed(path: &Path, publisher: &Path) -> Result<Reference> {
     let statement = canonical::from_slice_exact::<Statement<Predictions>>(verified.payload());
     let statement =
         statement.map_err(|source| Problem::Document { path: path.to_owned(), source }).or_exit(Exit::Usage)?;
-    let [image] = statement.subject.as_slice() else { return other(path) };
-    if !statement.is(PREDICATE_REFERENCE) {
+    if statement.subject.len() != 1 || !statement.is(PREDICATE_REFERENCE) {
         return other(path);
     }
-    let reference = statement.predicate.reference(image.digest.sha256);
-    reference.map_err(|source| Problem::Prediction { path: path.to_owned(), source }).or_exit(Exit::Usage)
+    Ok(statement)
 }
 
 fn other<T>(path: &Path) -> Result<T> {
@@ -85,10 +124,13 @@ fn read_public_key(path: &Path) -> Result<VerifyingKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use ed25519_dalek::pkcs8::EncodePublicKey as _;
     use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
     use kiln_formats::digest::Sha256Digest;
-    use kiln_formats::prediction::VERSION;
+    use kiln_formats::pcr::Bank;
+    use kiln_formats::prediction::{EventPrediction, MachineDescription, PcrPrediction, Prediction, VERSION};
     use kiln_formats::statement::Subject;
 
     use super::*;
@@ -129,7 +171,8 @@ mod tests {
     fn only_the_producers_signature_counts() {
         let desk = Desk::new(|_| ());
         assert_eq!(desk.read(Some("signer.pub")).unwrap().image_sha256, Sha256Digest::of(b"image"));
-        assert_eq!(desk.read(Some("other.pub")).unwrap_err().0, Exit::NotVerified);
+        let (exit, said) = desk.read(Some("other.pub")).unwrap_err();
+        assert!(exit == Exit::NotVerified && said.contains("publisher_refused"), "{said}");
         let (exit, said) = desk.read(None).unwrap_err();
         assert!(exit == Exit::Usage && said.contains("--publisher"), "{said}");
         assert_eq!(desk.read(Some("signed")).unwrap_err().0, Exit::Usage, "not a key");
@@ -145,6 +188,38 @@ mod tests {
         assert_eq!(desk.read(Some("signer.pub")).unwrap_err().0, Exit::NotVerified);
         desk.put("signed", b"{\"version\":1}");
         assert_eq!(desk.read(Some("signer.pub")).unwrap_err().0, Exit::Usage);
+    }
+
+    /// For an audit every bank counts, the image need not be ours, and the signature is as good as for a verifier.
+    #[test]
+    fn an_audit_reads_every_bank_signed_or_plain() {
+        let desk = Desk::new(|statement| {
+            statement.predicate.init_sha256 = None;
+            let banks = [Bank::Sha256, Bank::Sha384];
+            let digests = banks.iter().filter_map(|bank| bank.hash(&[0; 4])).collect();
+            let event = EventPrediction { name: "separator".to_owned(), digests };
+            let register = PcrPrediction::of(PcrIndex::new(2).unwrap(), &banks, vec![event]);
+            let (machine, pcrs) = (MachineDescription::default(), Registers::from([("2".to_owned(), register)]));
+            statement.predicate.machines = vec![Prediction { machine, pcrs, not_predicted: BTreeMap::new() }];
+        });
+        let at = |name: &str| desk.dir.path().join(name);
+        let signed = read_expected(&at("signed"), Some(&at("signer.pub"))).unwrap();
+        assert!(signed[0].registers["2"].values.get(Bank::Sha384).is_some() && signed[0].builder_id.is_none());
+        let failed = |name: &str, publisher: Option<&str>| {
+            read_expected(&at(name), publisher.map(at).as_deref()).unwrap_err().exit
+        };
+        assert_eq!(failed("signed", Some("other.pub")), Exit::NotVerified);
+        assert_eq!(failed("signed", None), Exit::Usage);
+        let envelope = Envelope::from_slice(&std::fs::read(at("signed")).unwrap()).unwrap();
+        let key = read_public_key(&at("signer.pub")).unwrap();
+        let plain = envelope.verify(PAYLOAD_STATEMENT, &[key]).unwrap().payload().to_vec();
+        desk.put("plain", &plain);
+        assert_eq!(read_expected(&at("plain"), None).unwrap()[0].registers, signed[0].registers);
+        // A value of the bank that no verifier looks at.
+        let text = String::from_utf8(plain).unwrap();
+        let value = signed[0].registers["2"].values.get(Bank::Sha384).unwrap().to_string();
+        desk.put("plain", text.replace(&value, &"0".repeat(96)).as_bytes());
+        assert_eq!(failed("plain", None), Exit::Usage);
     }
 
     #[test]

@@ -18,6 +18,7 @@ fuzz_target!(|parts: (Vec<u8>, Vec<u8>, Vec<u8>)| {
         name: String::new(),
         boot: boot.clone(),
         verdict: Verdict::Unproven,
+        values: boot.replay(),
         failures: Vec::new(),
     });
     let summary = summarise(&many, Vec::new());

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{Difference, EventLine, diff, event};
-use crate::boot::Boot;
+use crate::boot::{Boot, ReadBoot};
 use crate::pcr::{Bank, BankDigest, PcrIndex};
 
 /// Two boots beside each other.
@@ -49,18 +49,19 @@ impl Comparison {
 /// Lays two boots beside each other: registers, and what differs in words.
 #[must_use]
 pub fn compare(before: &Boot<'_>, after: &Boot<'_>, command_lines: &[&str]) -> Comparison {
-    let differences = diff(before, after, command_lines);
+    let (before, after) = (before.read(), after.read());
+    let differences = diff::between(&before, &after, command_lines);
     let (of_before, of_after) = (before.replay(), after.replay());
     let touched = of_before.iter().chain(of_after.iter()).map(|(bank, index, _)| (bank, index));
     let registers = touched.collect::<BTreeSet<_>>().into_iter().map(|(bank, register)| {
         let (before, after) = (of_before.get(bank, register).copied(), of_after.get(bank, register).copied());
         Compared { bank, register, before, after, same: before == after }
     });
-    let named = |boot: &Boot<'_>, numbers: BTreeSet<usize>| {
-        let events: Vec<_> = boot.events().collect();
-        event::lines(&events).into_iter().filter(|line| numbers.contains(&line.number)).collect()
+    let named = |boot: &ReadBoot<'_>, numbers: BTreeSet<usize>| {
+        let lines = event::lines(&boot.events, |_, _, _| ()).into_iter();
+        lines.filter(|line| numbers.contains(&line.number)).collect()
     };
-    let events_before = named(before, differences.iter().filter_map(|difference| difference.before).collect());
-    let events_after = named(after, differences.iter().filter_map(|difference| difference.after).collect());
+    let events_before = named(&before, differences.iter().filter_map(|difference| difference.before).collect());
+    let events_after = named(&after, differences.iter().filter_map(|difference| difference.after).collect());
     Comparison { registers: registers.collect(), differences, events_before, events_after }
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::align::{Pair, align};
 use super::{FINDINGS_MAX, Finding, Severity, Worth, event, words};
-use crate::boot::{Boot, BootEvent};
+use crate::boot::{Boot, BootEvent, ReadBoot};
 use crate::pcr::{Bank, BankDigest, PcrIndex};
 
 /// In which order banks are preferred for a comparison.
@@ -85,14 +85,17 @@ pub(super) struct Placed<'e, 'b> {
 /// same order.
 #[must_use]
 pub fn diff(before: &Boot<'_>, after: &Boot<'_>, command_lines: &[&str]) -> Vec<Difference> {
-    let Some(bank) = BANKS.into_iter().find(|bank| before.banks().contains(bank) && after.banks().contains(bank))
-    else {
+    between(&before.read(), &after.read(), command_lines)
+}
+
+/// See [`diff`].
+pub(super) fn between(before: &ReadBoot<'_>, after: &ReadBoot<'_>, command_lines: &[&str]) -> Vec<Difference> {
+    let Some(bank) = BANKS.into_iter().find(|bank| before.banks.contains(bank) && after.banks.contains(bank)) else {
         let words = "the two boots have no bank in common: nothing of them can be compared".to_owned();
         return vec![Difference { change: Change::Incomparable, register: None, before: None, after: None, words }];
     };
-    let (events_before, events_after): (Vec<_>, Vec<_>) = (before.events().collect(), after.events().collect());
-    let (of_before, of_after) = (by_register(&events_before, bank), by_register(&events_after, bank));
-    let comparer = Comparer { bank, command_lines, network_devices: event::network_devices(&events_after) };
+    let (of_before, of_after) = (by_register(&before.events, bank), by_register(&after.events, bank));
+    let comparer = Comparer { bank, command_lines, network_devices: event::network_devices(&after.events) };
     let mut differences = Vec::new();
     for register in PcrIndex::all() {
         let before = of_before.get(&register).map(Vec::as_slice).unwrap_or_default();
@@ -100,7 +103,7 @@ pub fn diff(before: &Boot<'_>, after: &Boot<'_>, command_lines: &[&str]) -> Vec<
         differences.extend(comparer.register(register, before, after));
         differences.truncate(FINDINGS_MAX);
     }
-    let (from, to) = (before.locality(), after.locality());
+    let (from, to) = (before.locality, after.locality);
     if from != to {
         let locality = |l: Option<u8>| l.map_or_else(|| "no locality".to_owned(), |l| format!("locality {l}"));
         let words = format!("PCR 0 starts from {}, it was {}", locality(to), locality(from));

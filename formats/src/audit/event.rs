@@ -11,14 +11,25 @@ use crate::eventlog::decode::{Decoded, Loader, VariableValue};
 use crate::eventlog::{Content, Coverage, EventType};
 
 /// Every event as a line. Nothing is judged yet: an event is unproven until a register says otherwise.
-pub(super) fn lines(events: &[BootEvent<'_>]) -> Vec<EventLine> {
-    let staged = events.iter().zip(explain::stages(events));
-    staged.enumerate().map(|(number, (event, stage))| line(number, event, stage)).collect()
+///
+/// `see` is called for each event with its content: weighing it hashes it, so that is done once and not kept.
+pub(super) fn lines(
+    events: &[BootEvent<'_>],
+    mut see: impl FnMut(usize, &BootEvent<'_>, Option<&Content<'_>>),
+) -> Vec<EventLine> {
+    // A boot never goes back to an earlier stage.
+    let mut stage = Stage::Firmware;
+    let line = |(number, event): (usize, &BootEvent<'_>)| {
+        let content = event.content();
+        see(number, event, content.as_ref());
+        stage = stage.max(explain::begins(event, content.as_ref()));
+        line(number, event, content.as_ref(), stage)
+    };
+    events.iter().enumerate().map(line).collect()
 }
 
-fn line(number: usize, event: &BootEvent<'_>, stage: Stage) -> EventLine {
+fn line(number: usize, event: &BootEvent<'_>, content: Option<&Content<'_>>, stage: Stage) -> EventLine {
     let kind = event.event_type().map_or_else(|| "runtime".to_owned(), |event_type| event_type.to_string());
-    let content = event.content();
     EventLine {
         number,
         stage,
@@ -28,9 +39,9 @@ fn line(number: usize, event: &BootEvent<'_>, stage: Stage) -> EventLine {
         digests: event.digests(),
         expected: None,
         verdict: Verdict::Unproven,
-        worth: worth_of(event, content.as_ref()),
-        meaning: explain::event(event, content.as_ref()),
-        words: content.as_ref().map_or_else(|| event.to_string(), ToString::to_string),
+        worth: worth_of(event, content),
+        meaning: explain::event(event, content),
+        words: content.map_or_else(|| event.to_string(), ToString::to_string),
     }
 }
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::boot::BootEvent;
 use crate::eventlog::decode::{Decoded, Loader};
 use crate::eventlog::{Content, EventType};
-use crate::pcr::{Bank, PcrIndex};
+use crate::pcr::PcrIndex;
 
 /// How far the boot was when an event was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -48,30 +48,20 @@ impl Stage {
     }
 }
 
-/// The stage of each event. A boot never goes back to an earlier one.
-pub(super) fn stages(events: &[BootEvent<'_>]) -> Vec<Stage> {
-    let mut stage = Stage::Firmware;
-    let of = |event: &BootEvent<'_>| {
-        stage = stage.max(begins(event));
-        stage
-    };
-    events.iter().map(of).collect()
-}
-
 /// The stage that an event shows the boot to have reached at least.
-fn begins(event: &BootEvent<'_>) -> Stage {
+pub(super) fn begins(event: &BootEvent<'_>, content: Option<&Content<'_>>) -> Stage {
     let register = event.extends().map_or(0, PcrIndex::get);
     match event.event_type() {
         None => Stage::System,
         Some(EventType::IPL) => Stage::Loader,
         Some(EventType::EVENT_TAG) if register >= 8 => Stage::Loader,
         Some(EventType::SEPARATOR) if register < 7 => Stage::Handover,
-        Some(EventType::BOOT_SERVICES_APPLICATION) => match event.content().as_ref().map(Content::alleged) {
+        Some(EventType::BOOT_SERVICES_APPLICATION) => match content.map(Content::alleged) {
             // A part of the firmware itself, such as its menu.
             Some(Decoded::Image(image)) if image.path.firmware_file().is_some() => Stage::Firmware,
             _ => Stage::Loader,
         },
-        Some(EventType::EFI_ACTION) => match event.content().as_ref().map(Content::alleged) {
+        Some(EventType::EFI_ACTION) => match content.map(Content::alleged) {
             Some(Decoded::Text(text)) if text.starts_with("Calling EFI Application") => Stage::Handover,
             _ => Stage::Firmware,
         },
@@ -115,16 +105,15 @@ pub fn register(index: PcrIndex, trust_domain: bool) -> &'static str {
     }
 }
 
-/// Whether the events are of a trust domain, whose registers have other numbers: SHA-384 alone, and what only its firmware writes.
+/// Whether an event is one that only the firmware of a trust domain writes.
 ///
 /// Source: Intel TDX Virtual Firmware Design Guide, section 8; UEFI 2.10, section 38.4.1 (register 1 is RTMR 0).
-pub(super) fn is_trust_domain(banks: &[Bank], events: &[BootEvent<'_>]) -> bool {
-    let marks = |event: &BootEvent<'_>| match event.content().as_ref().map(Content::alleged) {
+pub(super) fn marks_trust_domain(content: Option<&Content<'_>>) -> bool {
+    match content.map(Content::alleged) {
         Some(Decoded::TrustDomain(_)) => true,
         Some(Decoded::Tables(tables)) => tables.description.as_deref() == Some("TdxTable"),
         _ => false,
-    };
-    *banks == [Bank::Sha384] && events.iter().any(marks)
+    }
 }
 
 /// What an event is, by its kind.

@@ -85,7 +85,8 @@ mod tests {
 
     fn member<'a>(name: &str, boot: &Boot<'a>) -> Member<'a> {
         let name = Subject::new(name).name;
-        Member { name, boot: boot.clone(), verdict: Verdict::Unproven, failures: vec![HOSTILE.replace('\x1b', "")] }
+        let (values, failures) = (boot.replay(), vec![HOSTILE.replace('\x1b', "")]);
+        Member { name, boot: boot.clone(), verdict: Verdict::Unproven, values, failures }
     }
 
     fn pages() -> [String; 3] {

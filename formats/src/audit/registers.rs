@@ -1,32 +1,28 @@
-//! Registers held against what a TPM holds, what a quote signs, and what an image must yield.
+//! Registers held against what a TPM holds and what a quote signs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::align::{Pair, align};
 use super::diff::{BANKS, Placed, by_register, hex};
 use super::search::{Explanation, explain};
-use super::{Against, Finding, Register, Severity, Verdict, event, words};
-use crate::boot::{Boot, BootEvent};
+use super::{Against, Finding, Register, Severity, Verdict, expected, words};
+use crate::boot::ReadBoot;
 use crate::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
-use crate::reference::{MachineReference, PcrReference};
 
 /// What the kernel's integrity measurement extends, with a log of its own.
 const IMA: u8 = 10;
 
 /// Every register that an event names or a value was given for.
 pub(super) fn check(
-    boot: &Boot<'_>,
-    events: &[BootEvent<'_>],
+    boot: &ReadBoot<'_>,
     replayed: &PcrValues,
     against: &Against<'_>,
     findings: &mut Vec<Finding>,
 ) -> Vec<Register> {
     let (mut registers, mut reported) = (Vec::new(), BTreeSet::new());
-    let locality = boot.locality();
     let context = words::Context { bank: Bank::Sha256, command_lines: against.command_lines, network_devices: &[] };
     let quote = quote_verdict(replayed, against, findings);
     for bank in BANKS {
-        let of_bank = by_register(events, bank);
+        let of_bank = by_register(&boot.events, bank);
         let is_active = against.values.is_none_or(|values| values.iter().any(|(of, _, _)| of == bank));
         for index in PcrIndex::all() {
             let placed = of_bank.get(&index).map(Vec::as_slice).unwrap_or_default();
@@ -41,7 +37,7 @@ pub(super) fn check(
                     // Once is enough: what is wrong with a register is wrong in every bank, or the table of registers shows it.
                     if reported.insert(index) {
                         findings.extend(foreign(against, bank, index, &found));
-                        findings.push(mismatch(bank, index, placed, locality, &value, &found, &context));
+                        findings.push(mismatch(bank, index, placed, boot.locality, &value, &found, &context));
                     }
                     Verdict::Fails
                 }
@@ -54,7 +50,7 @@ pub(super) fn check(
                 events: placed.len(),
                 replayed: value,
                 found,
-                expected: expected(against.reference, bank, index),
+                expected: expected::value(against.reference, bank, index),
                 verdict,
             });
         }
@@ -116,14 +112,9 @@ fn quote_verdict(replayed: &PcrValues, against: &Against<'_>, findings: &mut Vec
     Verdict::Fails
 }
 
-fn expected(reference: Option<&MachineReference>, bank: Bank, index: PcrIndex) -> Option<BankDigest> {
-    let expected = reference?.pcrs.get(&index.get().to_string())?;
-    if bank == Bank::Sha256 { BankDigest::new(bank, expected.value.as_bytes()) } else { None }
-}
-
 /// The value may be one that we know from elsewhere: then it is the log that is wrong.
 fn foreign(against: &Against<'_>, bank: Bank, index: PcrIndex, found: &BankDigest) -> Option<Finding> {
-    let words = if expected(against.reference, bank, index).as_ref() == Some(found) {
+    let words = if expected::value(against.reference, bank, index).as_ref() == Some(found) {
         format!(
             "{index} holds the value that the reference values say, and the log says otherwise: the log was altered"
         )
@@ -215,99 +206,5 @@ fn mismatch(
             );
             failure("value_differs", words, None)
         }
-    }
-}
-
-/// Every register that the reference values name, event by event.
-pub(super) fn check_reference(
-    reference: &MachineReference,
-    events: &[BootEvent<'_>],
-    replayed: &PcrValues,
-    against: &Against<'_>,
-    findings: &mut Vec<Finding>,
-    known: &mut BTreeMap<usize, String>,
-) {
-    let of_bank = by_register(events, Bank::Sha256);
-    let network_devices = event::network_devices(events);
-    let context =
-        words::Context { bank: Bank::Sha256, command_lines: against.command_lines, network_devices: &network_devices };
-    for (register, expected) in &reference.pcrs {
-        let index = register.parse().ok().and_then(|number: u32| PcrIndex::new(number).ok());
-        let Some(index) = index.filter(|index| index.get().to_string() == *register) else {
-            let words = format!("the reference values name a register {register:?}, which does not exist");
-            findings.push(Finding::new(Severity::Failure, "reference_malformed", words));
-            continue;
-        };
-        let mut placed = of_bank.get(&index).cloned().unwrap_or_default();
-        if index == PcrIndex::RUNTIME {
-            // The reference values end with the first quote; what the job does comes after.
-            placed.truncate(expected.events.len());
-        }
-        let before = findings.len();
-        compare(index, expected, &placed, &context, findings, known);
-        let found = (index != PcrIndex::RUNTIME).then(|| replayed.get_or_reset(Bank::Sha256, index));
-        let wanted = BankDigest::new(Bank::Sha256, expected.value.as_bytes());
-        if findings.len() == before && found.is_some() && found != wanted {
-            let words = format!(
-                "{index} has every expected event and not the expected value: the reference values contradict themselves"
-            );
-            findings.push(
-                Finding::new(Severity::Failure, "reference_contradicts", words)
-                    .at(Some(index), None)
-                    .values(hex(wanted), hex(found)),
-            );
-        }
-    }
-}
-
-fn compare(
-    index: PcrIndex,
-    expected: &PcrReference,
-    placed: &[Placed<'_, '_>],
-    context: &words::Context<'_>,
-    findings: &mut Vec<Finding>,
-    known: &mut BTreeMap<usize, String>,
-) {
-    let wanted: Vec<_> = expected.events.iter().map(|e| BankDigest::new(Bank::Sha256, e.sha256.as_bytes())).collect();
-    let found: Vec<_> = placed.iter().map(|p| p.event.digest(Bank::Sha256)).collect();
-    let pairs = align(&wanted, &found);
-    let mut at = 0;
-    while let Some(pair) = pairs.get(at) {
-        at = at.saturating_add(1);
-        let (finding, number) = match (pair, pairs.get(at)) {
-            (Pair::Same(a, b), _) => {
-                let number = placed.get(*b).map(|event| event.number);
-                known.extend(number.zip(wanted.get(*a).copied().flatten().map(|digest| digest.to_string())));
-                continue;
-            }
-            (Pair::Removed(a), Some(Pair::Inserted(b))) => {
-                at = at.saturating_add(1);
-                let (what, event) = (expected.events.get(*a), placed.get(*b));
-                let (what, is) = what
-                    .zip(event)
-                    .map_or_else(Default::default, |(what, p)| (what.name.as_str(), words::name(p.event, context)));
-                let words = format!("{index}: {what} is not the expected one; the log has {is} in its place");
-                let finding = Finding::new(Severity::Failure, "event_differs", words);
-                (
-                    finding.values(hex(wanted.get(*a).copied().flatten()), hex(found.get(*b).copied().flatten())),
-                    event.map(|p| p.number),
-                )
-            }
-            (Pair::Removed(a), _) => {
-                let what = expected.events.get(*a).map_or("", |event| event.name.as_str());
-                let words = format!("{index}: {what} is expected and was not measured");
-                let finding = Finding::new(Severity::Failure, "event_missing", words);
-                (finding.values(hex(wanted.get(*a).copied().flatten()), "nothing"), None)
-            }
-            (Pair::Inserted(b), _) => {
-                let event = placed.get(*b);
-                let is = event.map_or_else(String::new, |p| words::name(p.event, context));
-                let words = format!("{index}: {is} was measured and nothing is expected there");
-                let finding = Finding::new(Severity::Failure, "event_unexpected", words);
-                (finding.values("nothing", hex(found.get(*b).copied().flatten())), event.map(|p| p.number))
-            }
-        };
-        known.extend(number.zip(finding.expected.clone()));
-        findings.push(finding.at(Some(index), number));
     }
 }

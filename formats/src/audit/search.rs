@@ -83,7 +83,7 @@ pub(super) fn explain(
 }
 
 fn start(bank: Bank, index: PcrIndex, locality: Option<u8>) -> BankDigest {
-    let values: PcrValues = Fold::new(vec![bank], locality).finish();
+    let values: PcrValues = Fold::new(&[bank], locality).finish();
     values.get_or_reset(bank, index)
 }
 

@@ -1,7 +1,8 @@
 //! What a boot's logs say by themselves: whether they are whole, whether Secure Boot was on, what was loaded.
 
-use super::{Against, FINDINGS_MAX, Finding, Severity, event, words};
+use super::{FINDINGS_MAX, Finding, Severity, Worth, event, explain, words};
 use crate::boot::{Boot, BootEvent};
+use crate::cel::CelLog;
 use crate::eventlog::decode::{Decoded, Loader, Separator, VariableValue, plain};
 use crate::eventlog::{Content, EventType};
 use crate::pcr::Bank;
@@ -22,36 +23,58 @@ const ALARMS: &[(&str, &str)] = &[
     ("DMA Protection Disabled", "devices could write to memory while the machine started (DMA protection was off)"),
 ];
 
-pub(super) fn findings(boot: &Boot<'_>, events: &[BootEvent<'_>], against: &Against<'_>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    wholeness(boot, events, &mut findings);
-    let network_devices = event::network_devices(events);
-    let context =
-        words::Context { bank: Bank::Sha256, command_lines: against.command_lines, network_devices: &network_devices };
-    let mut secure_boot_is_known = false;
-    for (number, event) in events.iter().enumerate() {
-        if findings.len() >= FINDINGS_MAX {
-            break;
+/// What was seen of the events so far.
+pub(super) struct State<'c> {
+    context: &'c words::Context<'c>,
+    findings: Vec<Finding>,
+    secure_boot_is_known: bool,
+    firmware_measures: bool,
+    firmware_hands_over: bool,
+    firmware_ends: bool,
+    marks_trust_domain: bool,
+}
+
+impl<'c> State<'c> {
+    pub(super) fn new(context: &'c words::Context<'c>) -> Self {
+        Self {
+            context,
+            findings: Vec::new(),
+            secure_boot_is_known: false,
+            firmware_measures: false,
+            firmware_hands_over: false,
+            firmware_ends: false,
+            marks_trust_domain: false,
         }
-        let content = event.content();
-        if event::worth_of(event, content.as_ref()) == super::Worth::Mismatched {
+    }
+
+    /// Looks at the next event.
+    pub(super) fn see(&mut self, number: usize, event: &BootEvent<'_>, content: Option<&Content<'_>>) {
+        let fact = content.and_then(Content::fact);
+        self.firmware_measures |= !event.is_runtime() && event.extends().is_some();
+        self.firmware_hands_over |= event.event_type() == Some(EventType::SEPARATOR);
+        self.marks_trust_domain |= explain::marks_trust_domain(content);
+        match fact {
+            Some(Decoded::Text(text)) => self.firmware_ends |= text == EXIT,
+            Some(Decoded::Variable(variable)) => self.secure_boot_is_known |= variable.name == "SecureBoot",
+            _ => {}
+        }
+        if self.findings.len() >= FINDINGS_MAX {
+            return;
+        }
+        if event::worth_of(event, content) == Worth::Mismatched {
             let words = format!(
                 "event {number} does not hash to its digest: it was altered, or its writer is at fault; what it says is no fact"
             );
             let finding = Finding::new(Severity::Failure, "content_altered", words).at(event.extends(), Some(number));
             let expected = event.digests().first().map(|digest| format!("{digest:?}")).unwrap_or_default();
-            findings.push(finding.values(expected, plain(&event.to_string(), QUOTE_CHARS_MAX)));
-            continue;
+            self.findings.push(finding.values(expected, plain(&event.to_string(), QUOTE_CHARS_MAX)));
+            return;
         }
-        let fact = content.as_ref().and_then(Content::fact);
-        if let Some(Decoded::Variable(variable)) = fact {
-            secure_boot_is_known |= variable.name == "SecureBoot";
-        }
-        let said = match (fact, &content) {
+        let said = match (fact, content) {
             (Some(fact), _) => said(fact),
             (None, Some(Content::NotHashed(claim))) => match claim.alleged() {
                 Decoded::Image(image) if event.event_type() != Some(EventType::BOOT_SERVICES_APPLICATION) => {
-                    let what = words::loaded(image, event.event_type(), &context);
+                    let what = words::loaded(image, event.event_type(), self.context);
                     let severity =
                         if image.path.firmware_file().is_some() { Severity::Note } else { Severity::Warning };
                     Some((severity, "driver_loaded", format!("{what} was loaded")))
@@ -60,35 +83,44 @@ pub(super) fn findings(boot: &Boot<'_>, events: &[BootEvent<'_>], against: &Agai
             },
             _ => None,
         };
-        if let Some(line) = words::known_line(event, &context) {
+        let known_line = words::known_line(event, self.context).map(|line| {
             let words = format!("the kernel command line is `{}`", plain(line, QUOTE_CHARS_MAX));
-            findings.push(Finding::new(Severity::Note, "command_line", words).at(event.extends(), Some(number)));
-        }
-        if let Some((severity, code, words)) = said {
-            findings.push(Finding::new(severity, code, words).at(event.extends(), Some(number)));
+            (Severity::Note, "command_line", words)
+        });
+        for (severity, code, words) in known_line.into_iter().chain(said) {
+            self.findings.push(Finding::new(severity, code, words).at(event.extends(), Some(number)));
         }
     }
-    if !secure_boot_is_known && boot.firmware.is_some() {
-        let words = "the log does not say whether Secure Boot was on";
-        findings.push(Finding::new(Severity::Warning, "secure_boot_unknown", words));
-    }
-    findings
-}
 
-/// Whether the logs are all there.
-fn wholeness(boot: &Boot<'_>, events: &[BootEvent<'_>], findings: &mut Vec<Finding>) {
-    if let Some(damaged) = boot.runtime.as_ref().map(crate::cel::CelLog::damaged_count).filter(|damaged| *damaged > 0) {
-        let words = format!("the runtime log is torn: {damaged} records of it cannot be read, and more may be missing");
-        findings.push(Finding::new(Severity::Failure, "runtime_log_torn", words));
+    /// Whether the events are of a trust domain, whose registers have other numbers: SHA-384 alone, and what only its firmware
+    /// writes.
+    pub(super) fn is_trust_domain(&self, banks: &[Bank]) -> bool {
+        self.marks_trust_domain && *banks == [Bank::Sha384]
     }
-    let is_exit = |event: &BootEvent<'_>| {
-        let content = event.content();
-        matches!(content.as_ref().and_then(Content::fact), Some(Decoded::Text(text)) if text == EXIT)
-    };
-    let has_firmware_events = events.iter().any(|event| event.event_type() == Some(EventType::SEPARATOR));
-    if has_firmware_events && !events.iter().any(is_exit) {
-        let words = "the log does not say that the firmware ended (Exit Boot Services): it may be cut off, or the firmware is old";
-        findings.push(Finding::new(Severity::Warning, "exit_missing", words));
+
+    /// What there is to say, when all events were seen.
+    pub(super) fn findings(self, boot: &Boot<'_>) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let torn = boot.runtime.as_ref().map(CelLog::damaged_count).filter(|damaged| *damaged > 0);
+        if let Some(damaged) = torn {
+            let words =
+                format!("the runtime log is torn: {damaged} records of it cannot be read, and more may be missing");
+            findings.push(Finding::new(Severity::Failure, "runtime_log_torn", words));
+        }
+        if self.firmware_hands_over && !self.firmware_ends {
+            let words = "the log does not say that the firmware ended (Exit Boot Services): it may be cut off, or the firmware is old";
+            findings.push(Finding::new(Severity::Warning, "exit_missing", words));
+        }
+        if self.firmware_measures && !self.firmware_hands_over {
+            let words = "the log has no separator: it does not say where the firmware ended, and whoever came before the system could have added to it; it may lack its beginning or its end";
+            findings.push(Finding::new(Severity::Warning, "separator_missing", words));
+        }
+        findings.extend(self.findings);
+        if !self.secure_boot_is_known && boot.firmware.is_some() {
+            let words = "the log does not say whether Secure Boot was on";
+            findings.push(Finding::new(Severity::Warning, "secure_boot_unknown", words));
+        }
+        findings
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Verdict, diff};
 use crate::boot::Boot;
-use crate::pcr::{Bank, BankDigest, PcrIndex};
+use crate::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
 
 /// How many groups of boots are explained by their differences from the usual boot: a comparison costs more than an audit.
 const EXPLAINED_MAX: usize = 32;
@@ -22,6 +22,8 @@ pub struct Member<'a> {
     pub boot: Boot<'a>,
     /// What its own audit came to.
     pub verdict: Verdict,
+    /// What its logs lead to ([`super::Audit::replayed`]).
+    pub values: PcrValues,
     /// What failed in its audit, in words.
     pub failures: Vec<String>,
 }
@@ -74,8 +76,6 @@ pub struct Differing {
     pub register: PcrIndex,
 }
 
-type Values = Vec<(Differing, BankDigest)>;
-
 impl Group {
     /// Whether its boots need a look: they fail, or differ from what is usual.
     #[must_use]
@@ -95,19 +95,16 @@ impl Summary {
 /// Groups boots by the values that their logs lead to, and says in which registers each group differs from what is usual.
 #[must_use]
 pub fn summarise(members: &[Member<'_>], unread: Vec<Unread>) -> Summary {
-    let mut groups: BTreeMap<Values, Vec<&Member<'_>>> = BTreeMap::new();
+    let mut groups: BTreeMap<&PcrValues, Vec<&Member<'_>>> = BTreeMap::new();
     for member in members {
-        let values = member.boot.replay();
-        let key = values.iter().map(|(bank, register, value)| (Differing { bank, register }, *value)).collect();
-        groups.entry(key).or_default().push(member);
+        groups.entry(&member.values).or_default().push(member);
     }
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|(_, members)| std::cmp::Reverse(members.len()));
     let (usual, varying) = usual(&groups, members.len());
     let first = groups.first().and_then(|(_, members)| members.first()).map(|member| &member.boot);
-    let group = |(at, (values, members)): (usize, &(Values, Vec<&Member<'_>>))| {
-        let found: BTreeMap<_, _> = values.iter().copied().collect();
-        let differs = |register: &&Differing| found.get(register).copied() != usual.get(register).copied().flatten();
+    let group = |(at, (values, members)): (usize, &(&PcrValues, Vec<&Member<'_>>))| {
+        let differs = |of: &&Differing| values.get(of.bank, of.register).copied() != usual.get(of).copied().flatten();
         let differs_in: Vec<_> = usual.keys().filter(differs).copied().collect();
         let is_explained = at > 0 && at <= EXPLAINED_MAX;
         let other = members.first().filter(|_| is_explained).zip(first);
@@ -129,13 +126,14 @@ pub fn summarise(members: &[Member<'_>], unread: Vec<Unread>) -> Summary {
 /// For each register the value that more than half of the boots have (none if they leave it alone), and the registers in which
 /// there is no such value.
 fn usual(
-    groups: &[(Values, Vec<&Member<'_>>)],
+    groups: &[(&PcrValues, Vec<&Member<'_>>)],
     boots: usize,
 ) -> (BTreeMap<Differing, Option<BankDigest>>, Vec<Differing>) {
     let mut counts: BTreeMap<Differing, BTreeMap<Option<BankDigest>, usize>> = BTreeMap::new();
     for (values, members) in groups {
-        for (register, value) in values {
-            let count = counts.entry(*register).or_default().entry(Some(*value)).or_default();
+        for (bank, register, value) in values.iter() {
+            let of = Differing { bank, register };
+            let count = counts.entry(of).or_default().entry(Some(*value)).or_default();
             *count = count.saturating_add(members.len());
         }
     }
@@ -163,11 +161,10 @@ mod tests {
         odd.variable("SecureBoot", &[0]);
         let odd = odd.encode();
         let runtimes: Vec<_> = (0..4).map(|trust| runtime_log(trust, false)).collect();
-        let member = |name: &str, firmware, at: usize| Member {
-            name: name.to_owned(),
-            boot: boot_of(firmware, &runtimes[at]),
-            verdict: Verdict::Unproven,
-            failures: Vec::new(),
+        let member = |name: &str, firmware, at: usize| {
+            let boot = boot_of(firmware, &runtimes[at]);
+            let (values, failures) = (boot.replay(), Vec::new());
+            Member { name: name.to_owned(), boot, verdict: Verdict::Unproven, values, failures }
         };
         let same = [member("odd", &odd, 0), member("a", &usual, 0), member("b", &usual, 0)];
         let summary = summarise(&same, Vec::new());

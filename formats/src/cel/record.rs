@@ -100,9 +100,10 @@ fn digests(texts: &[DigestText<'_>]) -> Option<Vec<BankDigest>> {
     Some(digests)
 }
 
-/// The bank of a name; systemd and FAPI write SM3 differently.
+/// The bank of a name, or of a `TPM_ALG_ID` (`0x000B`); systemd and FAPI write SM3 differently.
 fn bank(name: &str) -> Option<Bank> {
-    if name == "sm3_256" || name == "sm3-256" { Some(Bank::Sm3) } else { Bank::from_name(name) }
+    let by_number = || u16::from_str_radix(name.strip_prefix("0x")?, 16).ok().and_then(Bank::from_algorithm);
+    if name == "sm3_256" || name == "sm3-256" { Some(Bank::Sm3) } else { Bank::from_name(name).or_else(by_number) }
 }
 
 fn content(content_type: &str, text: &[u8]) -> Option<RecordContent> {

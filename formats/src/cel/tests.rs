@@ -46,6 +46,18 @@ fn a_torn_log_says_where_and_keeps_the_rest() {
     assert!(parsed.entries().nth(1).unwrap().is_err());
 }
 
+/// The example of the specification, and an algorithm by its number. Source: TCG Canonical Event Log Format 1.0, section 5.3.
+#[test]
+fn the_specifications_example_is_read() {
+    let example = r#"{"content":{"event_type":"EV_COMPACT_HASH","event_data":"44656c6c20436f6e66696775726174696f6e20496e666f726d6174696f6e2032"},"content_type":"pcclient_std","pcr":6,"recnum":2,"digests":[{"hashAlg":"sha1","digest":"bac9a8935b720760bcdea2faae75152f5d1e4bea"},{"hashAlg":"0x000B","digest":"d18bf8d221a3a3b08774c8d077328c4b2ca205e4f1618ad4bac2b5786f453bc7"}]}"#;
+    let text = format!("[{example}]");
+    let record = CelLog::parse(text.as_bytes()).unwrap().records().next().unwrap();
+    assert_eq!((record.number, record.target), (Some(2), Target::Register(6)));
+    assert_eq!(record.digests.iter().map(BankDigest::bank).collect::<Vec<_>>(), [Bank::Sha1, Bank::Sha256]);
+    let data = b"Dell Configuration Information 2".to_vec();
+    assert_eq!(record.content, RecordContent::Firmware { event_type: EventType(12), data });
+}
+
 #[test]
 fn records_of_other_shapes_are_damage() {
     for bad in [

@@ -3,6 +3,7 @@
 //! The same [`read_event`] serves the first, checking walk and every later one, so that both agree about where events are.
 
 use super::cursor::Cursor;
+use super::replay::{self, Locality};
 use super::{ALGORITHMS_MAX, Algorithm, EVENTS_MAX, Event, EventLog, EventLogError, EventType, LOG_BYTES_MAX, Layout};
 use crate::pcr::Bank;
 
@@ -41,7 +42,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog<'_>, EventLogError> {
     if padding_start == 0 {
         return Err(EventLogError::Empty);
     }
-    let (first, first_bytes) = read_event(bytes, 0, Layout::Sha1, &[])?;
+    let (first, first_bytes) =
+        read_event(bytes, 0, Layout::Sha1, &[]).map_err(|error| headless(bytes).unwrap_or(error))?;
     let is_agile = first.event_type == EventType::NO_ACTION && first.data.starts_with(SPEC_ID_03);
     let header = is_agile.then_some(first.data);
     let (layout, body_offset) = if header.is_some() { (Layout::CryptoAgile, first_bytes) } else { (Layout::Sha1, 0) };
@@ -52,9 +54,11 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog<'_>, EventLogError> {
 
     // Padding starts at an event's end or inside the last event, whose own data may look like it.
     let mut offset = body_offset;
-    let mut event_count = 0;
+    let (mut event_count, mut locality) = (0, None::<Locality>);
     while offset < padding_start {
-        let (_, event_bytes) = read_event(bytes, offset, layout, &algorithms)?;
+        let (event, event_bytes) = read_event(bytes, offset, layout, &algorithms)?;
+        let word = replay::locality(event.event_type, event.register, event.data);
+        locality = locality.into_iter().chain(word).reduce(Locality::and);
         offset += event_bytes;
         event_count += 1;
         if event_count > EVENTS_MAX {
@@ -62,7 +66,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog<'_>, EventLogError> {
         }
     }
     let body = bytes.get(body_offset..offset).unwrap_or_default();
-    Ok(EventLog { layout, algorithms, header, body, body_offset, padding_bytes: bytes.len() - offset, event_count })
+    let padding_bytes = bytes.len() - offset;
+    Ok(EventLog { layout, algorithms, header, body, body_offset, padding_bytes, event_count, locality })
+}
+
+/// What is wrong with a log that does not start as one: it may be the rest of a crypto-agile one.
+fn headless(bytes: &[u8]) -> Option<EventLogError> {
+    let (event, _) = read_event(bytes, 0, Layout::CryptoAgile, &[]).ok()?;
+    event.raw_digests().next().map(|_| EventLogError::HeaderMissing)
 }
 
 /// Where the run of equal padding bytes at the input's end starts; the input's length if it ends in neither `0x00` nor `0xff`.

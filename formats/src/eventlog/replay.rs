@@ -1,7 +1,7 @@
 //! The fold from events to register values.
 
 use super::decode::startup_locality;
-use super::{Event, EventLog, EventType};
+use super::{EventLog, EventType};
 use crate::pcr::{Bank, BankDigest, PCR_COUNT, PcrIndex, PcrValues};
 
 /// The locality of an H-CRTM sequence. Source: TPM 2.0 Library part 1, section 17.9.2.
@@ -9,16 +9,16 @@ const HCRTM_LOCALITY: u8 = 4;
 
 /// Register values in the making. It knows the two rules that are not an extend: where PCR 0 starts, and what a dynamic launch
 /// resets.
-pub(crate) struct Fold {
+pub(crate) struct Fold<'b> {
     /// By bank and register; `None` where nothing was touched. A plain table: a hostile log extends half a million times.
     values: Vec<Option<BankDigest>>,
-    banks: Vec<Bank>,
+    banks: &'b [Bank],
     launched: bool,
 }
 
-impl Fold {
+impl<'b> Fold<'b> {
     /// Registers at their reset values in `banks`; PCR 0 at the locality that the log announces.
-    pub(crate) fn new(banks: Vec<Bank>, locality: Option<u8>) -> Self {
+    pub(crate) fn new(banks: &'b [Bank], locality: Option<u8>) -> Self {
         let values = vec![None; Bank::ALL.len() * usize::from(PCR_COUNT)];
         let mut fold = Self { values, banks, launched: false };
         if let (Some(locality), Ok(pcr0)) = (locality, PcrIndex::new(0)) {
@@ -58,7 +58,7 @@ impl Fold {
 
     /// Puts a register at a value in every bank of the log.
     fn set(&mut self, index: PcrIndex, value: impl Fn(Bank) -> BankDigest) {
-        for bank in &self.banks {
+        for bank in self.banks {
             if let Some(slot) = self.values.get_mut(place(*bank, index)) {
                 *slot = Some(value(*bank));
             }
@@ -80,7 +80,7 @@ pub(crate) fn locality(event_type: EventType, register: u32, data: &[u8]) -> Opt
     }
 }
 
-/// Where PCR 0 starts, by one event's word; the hardware's goes before what firmware announces.
+/// Where PCR 0 starts, by one event's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Locality {
     /// Hardware measured the firmware.
@@ -89,18 +89,19 @@ pub(crate) enum Locality {
     Announced(u8),
 }
 
-/// The locality that all events together lead to.
-pub(crate) fn start(mut words: impl Iterator<Item = Locality>) -> Option<u8> {
-    let mut announced = None;
-    words
-        .find_map(|word| match word {
-            Locality::Hardware => Some(HCRTM_LOCALITY),
-            Locality::Announced(locality) => {
-                announced = announced.or(Some(locality));
-                None
-            }
-        })
-        .or(announced)
+impl Locality {
+    /// What two words come to: the hardware's goes before what firmware announces, and the first announcement counts.
+    pub(crate) fn and(self, later: Self) -> Self {
+        if later == Self::Hardware { later } else { self }
+    }
+
+    /// The number that PCR 0 starts with.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Hardware => HCRTM_LOCALITY,
+            Self::Announced(locality) => locality,
+        }
+    }
 }
 
 impl EventLog<'_> {
@@ -110,7 +111,8 @@ impl EventLog<'_> {
     /// bits set, at zero once a dynamic launch reset them. An event without a digest in a bank leaves that bank as it is.
     #[must_use]
     pub fn replay(&self) -> PcrValues {
-        let mut fold = Fold::new(self.banks().collect(), self.startup_locality());
+        let banks: Vec<_> = self.banks().collect();
+        let mut fold = Fold::new(&banks, self.startup_locality());
         for event in self.events() {
             if let Some(index) = event.extends() {
                 fold.extend(Some(event.event_type), index, event.digests());
@@ -122,7 +124,7 @@ impl EventLog<'_> {
     /// The locality from which PCR 0 starts, if the log says anything about it.
     #[must_use]
     pub fn startup_locality(&self) -> Option<u8> {
-        start(self.events().filter_map(|event: Event<'_>| locality(event.event_type, event.register, event.data)))
+        self.locality.map(Locality::number)
     }
 
     /// The banks that the log's header declares and that we know.

@@ -13,10 +13,11 @@ use kiln_formats::audit::{
 };
 use kiln_formats::boot::Boot;
 use kiln_formats::cel::export;
-use kiln_formats::reference::{MachineReference, Reference};
+use kiln_image::across::across;
 
 use crate::document;
 use crate::exit::{Exit, OrExit as _, Result};
+use crate::published::Expected;
 use held::Held;
 use problem::Problem;
 use source::{Source, Taken};
@@ -132,18 +133,18 @@ impl AuditCommand {
 
     fn many(self, paths: Vec<PathBuf>) -> Result {
         let reference = self.held.reference()?;
-        let taken: Vec<_> = paths.iter().map(|path| (path, source::take_plain(path))).collect();
-        let bytes = taken.iter().filter_map(|(_, taken)| taken.as_ref().ok()).map(Taken::bytes);
+        let taken = across(&paths, |path| source::take_plain(path));
+        let bytes = taken.iter().filter_map(|taken| taken.as_ref().ok()).map(Taken::bytes);
         if bytes.fold(0, usize::saturating_add) > TOTAL_BYTES_MAX {
             return Err(Problem::TooMuch).or_exit(Exit::Usage);
         }
         let (mut members, mut unread) = (Vec::new(), Vec::new());
-        for (path, taken) in &taken {
-            let member = match taken {
-                Ok(taken) => member(taken, reference.as_ref()).map_err(|failure| failure.report.to_string()),
-                Err(failure) => Err(failure.report.to_string()),
-            };
-            match member {
+        let audited = across(&taken, |taken| match taken {
+            Ok(taken) => member(taken, reference.as_deref()).map_err(|failure| failure.report.to_string()),
+            Err(failure) => Err(failure.report.to_string()),
+        });
+        for (path, audited) in paths.iter().zip(audited) {
+            match audited {
                 Ok(member) => members.push(member),
                 Err(reason) => unread.push(Unread { name: name(path), reason }),
             }
@@ -170,9 +171,9 @@ impl AuditCommand {
 }
 
 /// One boot of many, held against what it brings itself.
-fn member<'a>(taken: &'a Taken, reference: Option<&Reference>) -> Result<Member<'a>> {
+fn member<'a>(taken: &'a Taken, reference: Option<&[Expected]>) -> Result<Member<'a>> {
     let boot = taken.boot()?;
-    let machine: Option<MachineReference> = reference.and_then(|reference| held::machine(reference, taken));
+    let machine = reference.map(|reference| held::machine(reference, taken)).transpose()?;
     let said = held::evidence(taken);
     let against = Against {
         values: taken.values.as_ref(),
@@ -184,7 +185,8 @@ fn member<'a>(taken: &'a Taken, reference: Option<&Reference>) -> Result<Member<
     let audit = audit(&boot, &against);
     let failed = audit.findings.iter().filter(|finding| finding.severity == Severity::Failure);
     let failures: Vec<_> = failed.map(|finding| finding.words.clone()).collect();
-    Ok(Member { name: taken.subject.name.clone(), boot, verdict: audit.verdict(), failures })
+    let (name, verdict) = (taken.subject.name.clone(), audit.verdict());
+    Ok(Member { name, boot, verdict, values: audit.replayed, failures })
 }
 
 /// Both logs as one. A torn log is not handed on as if it were whole.

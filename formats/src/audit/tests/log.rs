@@ -15,6 +15,8 @@ pub(crate) struct Ev {
     pub(crate) event_type: u32,
     pub(crate) digests: Vec<(u16, Vec<u8>)>,
     pub(crate) data: Vec<u8>,
+    /// What was measured, where it is known.
+    measured: Vec<u8>,
     /// How the tests call it.
     name: String,
 }
@@ -23,7 +25,8 @@ impl Ev {
     /// An event that measures `measured` in SHA-256.
     pub(crate) fn new(register: u32, event_type: u32, data: &[u8], measured: &[u8]) -> Self {
         let digests = vec![(0x0b, Vec::new())];
-        let mut event = Self { register, event_type, digests, data: data.to_vec(), name: String::new() };
+        let mut event =
+            Self { register, event_type, digests, data: data.to_vec(), measured: Vec::new(), name: String::new() };
         event.measure(measured);
         event
     }
@@ -34,6 +37,7 @@ impl Ev {
 
     /// Puts the digests of `bytes` into every bank.
     pub(crate) fn measure(&mut self, bytes: &[u8]) {
+        self.measured = bytes.to_vec();
         for (algorithm, digest) in &mut self.digests {
             *digest = Bank::from_algorithm(*algorithm).unwrap().hash(bytes).unwrap().as_bytes().to_vec();
         }
@@ -54,6 +58,7 @@ impl Edited {
             event_type: event.event_type.0,
             digests: event.raw_digests().map(|(algorithm, bytes)| (algorithm, bytes.to_vec())).collect(),
             data: event.data.to_vec(),
+            measured: Vec::new(),
             name: String::new(),
         });
         Self { header: log.header().map(<[u8]>::to_vec), events: events.collect() }
@@ -83,6 +88,27 @@ impl Edited {
             bytes.extend(&event.data);
         }
         bytes
+    }
+
+    /// The same boot, measured by a TPM with these banks.
+    pub(crate) fn in_banks(mut self, banks: &[Bank]) -> Self {
+        self.header = Some(header(banks));
+        for event in &mut self.events {
+            event.digests = banks.iter().map(|bank| (bank.algorithm(), Vec::new())).collect();
+            event.measure(&event.measured.clone());
+        }
+        self
+    }
+
+    /// The same log with these of its events alone.
+    pub(crate) fn part(&self, events: std::ops::Range<usize>) -> Self {
+        Self { header: self.header.clone(), events: self.events[events].to_vec() }
+    }
+
+    /// The banks of its first event.
+    pub(crate) fn banks(&self) -> Vec<Bank> {
+        let digests = self.events.first().map(|event| event.digests.as_slice()).unwrap_or_default();
+        digests.iter().filter_map(|(algorithm, _)| Bank::from_algorithm(*algorithm)).collect()
     }
 
     pub(crate) fn find(&self, name: &str) -> usize {
@@ -177,14 +203,28 @@ pub(crate) fn made_here() -> Edited {
     let tag = [&0x8f3b_22ec_u32.to_le_bytes()[..], &13_u32.to_le_bytes(), b"Linux initrd\0"].concat();
     events.push(Ev::new(9, 0x06, &tag, b"initrd").named("Linux initrd"));
     events.push(whole(5, 0x8000_0007, b"Exit Boot Services Invocation", "exit"));
-    let mut header = b"Spec ID Event03\0".to_vec();
-    header.extend([0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0b, 0, 32, 0, 0]);
-    Edited { header: Some(header), events }
+    Edited { header: Some(header(&[Bank::Sha256])), events }
 }
 
-/// The runtime log of a boot with this trust bundle; with `extra` the system extended PCR 15 once more.
+/// The data of the first event of a log in these banks.
+fn header(banks: &[Bank]) -> Vec<u8> {
+    let mut header = b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02".to_vec();
+    header.extend((banks.len() as u32).to_le_bytes());
+    banks
+        .iter()
+        .for_each(|bank| header.extend([bank.algorithm(), bank.digest_bytes() as u16].map(u16::to_le_bytes).concat()));
+    header.push(0);
+    header
+}
+
+/// The runtime log of a boot with this trust bundle, in SHA-256; with `extra` the system extended PCR 15 once more.
 pub(crate) fn runtime_log(trust: u8, extra: bool) -> Vec<u8> {
-    let mut writer = Writer::new(BootId::from_kernel_text(&"0".repeat(32)).unwrap(), &[Bank::Sha256]).unwrap();
+    runtime_log_in(&[Bank::Sha256], trust, extra)
+}
+
+/// The same, by a TPM with these banks.
+pub(crate) fn runtime_log_in(banks: &[Bank], trust: u8, extra: bool) -> Vec<u8> {
+    let mut writer = Writer::new(BootId::from_kernel_text(&"0".repeat(32)).unwrap(), banks).unwrap();
     let words = [
         Word::Init(Sha256Digest::of(b"init")),
         Word::Configuration(Sha256Digest::of(b"configuration")),

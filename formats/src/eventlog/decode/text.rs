@@ -66,6 +66,14 @@ pub(super) fn utf16(bytes: &[u8]) -> Option<String> {
     char::decode_utf16(units.take_while(|unit| *unit != 0)).collect::<Result<_, _>>().ok()
 }
 
+/// UTF-16 text up to its first NUL or its end, with a mark for everything that is none: a name is shown and compared, and what
+/// stands beside it must not be lost because of it.
+pub(super) fn utf16_lossy(bytes: &[u8]) -> String {
+    let units = bytes.chunks_exact(2).filter_map(|pair| Some(u16::from_le_bytes(pair.try_into().ok()?)));
+    let chars = char::decode_utf16(units.take_while(|unit| *unit != 0));
+    chars.map(|read| read.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+}
+
 /// UTF-16 text that fills all its bytes, at most a run of NULs behind it, and has nothing in it that people could not read.
 pub(super) fn utf16_text(bytes: &[u8]) -> Option<String> {
     // One byte may be missing at the end: a loader counted its NUL as one byte.

@@ -66,7 +66,7 @@ impl<'a> Variable<'a> {
         let mut cursor = Cursor::new(bytes);
         let owner = Guid(cursor.array()?);
         let (name_chars, data_bytes) = (cursor.u64()?, cursor.u64()?);
-        let name = text::utf16(cursor.take_u64(name_chars.checked_mul(2)?)?)?;
+        let name = text::utf16_lossy(cursor.take_u64(name_chars.checked_mul(2)?)?);
         let data = cursor.take_u64(data_bytes)?;
         let value = value(&name, data, is_authority).unwrap_or(VariableValue::Bytes);
         Some(Self { owner, name, value, data })

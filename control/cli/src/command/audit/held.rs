@@ -6,13 +6,14 @@ use clap::Args;
 use kiln_formats::audit::{Finding, Severity, Subject};
 use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE};
 use kiln_formats::pcr::PcrValues;
+use kiln_formats::prediction::Registers;
 use kiln_formats::quote::{FOREIGN_BYTES_MAX, ForeignQuote, QuoteKey, Quoted};
-use kiln_formats::reference::{MachineReference, Reference};
 
 use super::problem::Problem;
 use super::source::{self, Taken};
+use crate::document;
 use crate::exit::{Exit, OrExit as _, Result};
-use crate::{document, published};
+use crate::published::{self, Expected};
 
 /// What a person names to hold a boot against.
 #[derive(Debug, Args)]
@@ -42,7 +43,7 @@ pub(super) struct HeldArguments {
 pub(super) struct Held {
     pub(super) values: Option<PcrValues>,
     pub(super) quoted: Option<Quoted>,
-    pub(super) reference: Option<MachineReference>,
+    pub(super) reference: Option<Registers>,
     pub(super) said: Said,
 }
 
@@ -61,8 +62,8 @@ impl HeldArguments {
     }
 
     /// The reference values, for every kind of machine that they are of.
-    pub(super) fn reference(&self) -> Result<Option<Reference>> {
-        let read = |path: &PathBuf| published::read(path, self.publisher.as_deref(), None);
+    pub(super) fn reference(&self) -> Result<Option<Vec<Expected>>> {
+        let read = |path: &PathBuf| published::read_expected(path, self.publisher.as_deref());
         self.reference.as_ref().map(read).transpose()
     }
 
@@ -92,13 +93,7 @@ impl HeldArguments {
             }
             _ => said.quoted.clone(),
         };
-        let reference = match self.reference()? {
-            Some(reference) => {
-                let builder_id = taken.builder_id.clone();
-                Some(machine(&reference, taken).ok_or(Problem::NoMachine { builder_id }).or_exit(Exit::Usage)?)
-            }
-            None => None,
-        };
+        let reference = self.reference()?.map(|reference| machine(&reference, taken)).transpose()?;
         Ok(Held { values, quoted, reference, said })
     }
 }
@@ -134,9 +129,15 @@ fn refused(why: &str) -> Finding {
     Finding::new(Severity::Failure, "quote_refused", format!("the quote counts for nothing: {why}"))
 }
 
-/// The reference values for this kind of start: the one that the evidence claims, else what the logs look like.
-pub(super) fn machine(reference: &Reference, taken: &Taken) -> Option<MachineReference> {
+/// The reference values for this kind of start: the one that the evidence claims; else the only one that there is, or what the logs
+/// look like.
+pub(super) fn machine(reference: &[Expected], taken: &Taken) -> Result<Registers> {
     let looks = if taken.has_firmware_log() { BUILDER_FIRMWARE } else { BUILDER_DIRECT };
     let id = taken.builder_id.as_deref().unwrap_or(looks);
-    reference.machines.iter().find(|machine| machine.builder_id == id).cloned()
+    let found = match reference {
+        [only] if taken.builder_id.is_none() => Some(only),
+        several => several.iter().find(|expected| expected.builder_id.as_deref() == Some(id)),
+    };
+    let builder_id = taken.builder_id.clone();
+    Ok(found.ok_or(Problem::NoMachine { builder_id }).or_exit(Exit::Usage)?.registers.clone())
 }
