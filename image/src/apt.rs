@@ -345,7 +345,22 @@ fn file_of(dir: &Path, pin: &Pin) -> Result<PathBuf, AptError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever an archive says, what becomes an argument of a program is a word.
+        #[test]
+        fn what_is_read_of_apt_is_a_word(line in "Inst [ -~]{0,40}|[ -~|]{0,60}", place in "[ -~]{0,20}") {
+            let of_suite = format!("{line} | x | {place} trixie/main Packages");
+            let version = version_in(&of_suite, Kind::Binary, "trixie", line.trim());
+            let (package, installed) = installed(&line).unzip();
+            for word in [version, package, installed].into_iter().flatten() {
+                prop_assert!(is_word(&word) && !word.starts_with('-') && !word.contains('/'), "{}", word);
+            }
+        }
+    }
 
     #[test]
     fn reads_versions_of_one_suite_and_kind() {

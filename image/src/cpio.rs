@@ -67,7 +67,23 @@ pub fn pack(name: &str, program: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn entries_lie_in_the_archive(head in 0_usize..250, noise: Vec<u8>, flip in 0_usize..250) {
+            let mut archive = pack("init", b"program");
+            archive.truncate(head);
+            archive.extend(noise);
+            if let Some(byte) = archive.get_mut(flip) {
+                *byte ^= 1;
+            }
+            let all: usize = entries(&archive).map(|(name, content)| name.len() + content.len()).sum();
+            prop_assert!(all <= archive.len());
+        }
+    }
 
     #[test]
     fn what_was_packed_is_found() {

@@ -132,7 +132,18 @@ pub fn pin_of(path: &Path, package: &str) -> Result<Pin, LockError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_pin_that_is_read_is_written_the_same(line in "(binary|source|x) [!-~]{1,9} [!-~]{1,9} [!-~]{1,9} [0-9a-f]{64}") {
+            if let Ok(pin) = line.parse::<Pin>() {
+                prop_assert_eq!(pin.to_string(), line);
+            }
+        }
+    }
 
     const DIGEST: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 

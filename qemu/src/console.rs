@@ -99,6 +99,8 @@ impl Console {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(chunks: &[&[u8]]) -> Vec<String> {
@@ -115,6 +117,18 @@ mod tests {
         assert_eq!(read(&[b"a\x1b]0;title\x07b\n", b"c\x1b]52;c;x\x1b\\d\n"]), ["ab", "cd"]);
         assert_eq!(read(&[b"a\x1b", b"[1;1", b"Hb\x08\x00\x9b1m\n"]), ["ab?1m"]);
         assert_eq!(read(&[b"\x1b]never closed\nnext\n"]), ["next"]);
+    }
+
+    proptest! {
+        /// Whatever a guest writes and however it comes, only what is safe to print is kept, and the cuts between reads do not show.
+        #[test]
+        fn a_guest_cannot_write_anything_else(bytes: Vec<u8>, cut in 0_usize..100) {
+            let (head, tail) = bytes.split_at(cut.min(bytes.len()));
+            let lines = read(&[head, tail]);
+            prop_assert!(lines.iter().all(|line| !line.is_empty() && line.len() <= LINE_BYTES_MAX));
+            prop_assert!(lines.iter().flat_map(|line| line.bytes()).all(|byte| (0x20..=0x7e).contains(&byte)));
+            prop_assert_eq!(lines, read(&[&bytes]));
+        }
     }
 
     #[test]

@@ -1,0 +1,53 @@
+//! Every canonical document: what is read is written again to the byte, and what is written of it otherwise is refused.
+#![no_main]
+
+use kiln_formats::canonical;
+use kiln_formats::challenge::{Binding, Challenge, Closing};
+use kiln_formats::decision::Decision;
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::link::{Attestation, Done};
+use kiln_formats::manifest::Manifest;
+use kiln_formats::prediction::Predictions;
+use kiln_formats::provenance::Provenance;
+use kiln_formats::record::StepRecord;
+use kiln_formats::reference::Reference;
+use kiln_formats::statement::Statement;
+use kiln_formats::trust::{Configuration, Policy, TrustBundle};
+use kiln_formats::verdict::Summary;
+use libfuzzer_sys::fuzz_target;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn read<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let document = canonical::from_slice_exact(bytes).ok()?;
+    assert_eq!(canonical::to_vec(&document).expect("what was read is written"), bytes);
+    let spaced = [bytes, b" "].concat();
+    assert!(canonical::from_slice_exact::<T>(&spaced).is_err(), "another spelling of the same document");
+    Some(document)
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let image = Sha256Digest::of(b"image");
+    if let Some(predictions) = read::<Predictions>(bytes) {
+        let _ = predictions.registers();
+        if let Ok(reference) = predictions.reference(image) {
+            let registers: Vec<_> = reference.machines.iter().map(|machine| machine.registers()).collect();
+            assert!(registers.len() <= predictions.machines.len());
+        }
+    }
+    read::<Statement<Predictions>>(bytes);
+    read::<Statement<Provenance>>(bytes);
+    read::<Statement<StepRecord>>(bytes);
+    read::<Statement<Summary>>(bytes);
+    read::<Reference>(bytes);
+    read::<Manifest>(bytes);
+    read::<Decision>(bytes);
+    read::<Challenge>(bytes);
+    read::<Binding>(bytes);
+    read::<Closing>(bytes);
+    read::<Policy>(bytes);
+    read::<TrustBundle>(bytes);
+    read::<Configuration>(bytes);
+    read::<Attestation>(bytes);
+    read::<Done>(bytes);
+});
