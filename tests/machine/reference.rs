@@ -36,6 +36,44 @@ fn what_was_predicted_is_what_the_firmware_measured() {
     assert!(machine.pcrs.contains_key("15"));
 }
 
+/// Who knows nothing but the producer's public key accepts the evidence of a real machine, and no other producer's word.
+#[test]
+fn the_producers_word_is_taken_and_no_other_producers() {
+    let dir = scratch();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let openssl = |arguments: &[&str]| {
+        let made = Command::new("openssl").args(arguments).stderr(Stdio::null()).status().unwrap();
+        assert!(made.success(), "openssl {arguments:?}");
+    };
+    for name in ["image", "other"] {
+        let (key, public) = (at(&format!("{name}.key")), at(&format!("{name}.pub")));
+        openssl(&["genpkey", "-algorithm", "ed25519", "-out", &key]);
+        openssl(&["pkey", "-in", &key, "-pubout", "-out", &public]);
+    }
+    let uki = uki();
+    let banks = ["--bank", "sha256", "--bank", "sha384"];
+    let sign = ["reference", uki.to_str().unwrap(), "--sign", &at("image.key"), "--out", &at("published")];
+    kiln([&sign[..], &banks].concat()).expect(0);
+    let published = at("published/reference.intoto.json");
+    let (out, site) = (good().to_str().unwrap(), site().to_str().unwrap());
+    let verify =
+        |publisher: &str| kiln(["verify", out, "--site", site, "--reference", &published, "--publisher", publisher]);
+    verify(&at("image.pub")).expect(0);
+    let refused = verify(&at("other.pub")).expect(13);
+    assert!(refused.stderr.contains("publisher_refused"), "{}", refused.stderr);
+    let unnamed = kiln(["verify", out, "--site", site, "--reference", &published]).expect(2);
+    assert!(unnamed.stderr.contains("--publisher"), "{}", unnamed.stderr);
+
+    // An audit holds the same evidence against the same values, event by event.
+    let audit = ["audit", out, "--reference", &published, "--publisher", &at("image.pub"), "--json"];
+    let audit = kiln(audit).expect(0).json();
+    let expected = |event: &&Value| event["expected"].is_string() && event["expected"] == event["digests"]["sha256"];
+    let names: Vec<_> = audit["events"].as_array().unwrap().iter().filter(expected).collect();
+    assert!(names.len() > 20, "only {} events were expected: {audit:#}", names.len());
+    let other = kiln(["audit", out, "--reference", &published, "--publisher", &at("other.pub")]).expect(13);
+    assert!(other.stderr.contains("publisher_refused"), "{}", other.stderr);
+}
+
 /// The published image with a changed UKI on its boot disk, described as the tool wants it.
 struct Altered {
     dir: tempfile::TempDir,
