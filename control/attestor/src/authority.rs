@@ -14,10 +14,11 @@
 mod checks;
 mod fault;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
@@ -43,13 +44,15 @@ use crate::ledger::Act;
 use crate::link::{Exchange, Link};
 use crate::offer::Offer;
 use crate::site::Site;
-use crate::state::State;
+use crate::state::{Refusal, State};
 use crate::{input, link};
 
 /// How long a machine may take from power-on to its first request: firmware and kernel take 25 s without hardware virtualization,
 /// and several times that on a busy host.
-const BOOT_MS_MAX: u64 = 180_000;
-const BOOT: Duration = Duration::from_millis(BOOT_MS_MAX);
+pub const BOOT: Duration = Duration::from_secs(180);
+/// How long a machine may take from there to its certificates, however much it says meanwhile: an emulated TPM on a busy host takes
+/// half a minute.
+const ADMISSION: Duration = Duration::from_secs(180);
 const SILENCE: Duration = Duration::from_millis(SILENCE_MS_MAX);
 
 /// Where time and randomness come from.
@@ -74,8 +77,12 @@ pub struct Authority<'a> {
     pub reference: &'a Reference,
     /// What it is to do.
     pub offer: &'a Offer,
+    /// Whether a machine has the job: those that are offered the same one share this, and the first that is attested gets it.
+    pub taken: &'a AtomicBool,
     /// Where the bundle goes: an empty directory that is nobody else's.
     pub bundle: &'a Path,
+    /// How long the machine may take to its first request: [`BOOT`] where it is being started.
+    pub first_request: Duration,
     /// Clock and randomness.
     pub surroundings: Surroundings,
 }
@@ -142,6 +149,27 @@ struct Admitted {
     statement_key: ed25519_dalek::VerifyingKey,
 }
 
+/// The right to a job, given back when it is dropped.
+struct Claim<'a>(Option<&'a AtomicBool>);
+
+impl<'a> Claim<'a> {
+    fn take(taken: &'a AtomicBool) -> Option<Self> {
+        (!taken.swap(true, Ordering::AcqRel)).then_some(Self(Some(taken)))
+    }
+
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if let Some(taken) = self.0 {
+            taken.store(false, Ordering::Release);
+        }
+    }
+}
+
 impl Authority<'_> {
     /// Serves the machine at the other end of `stream`, for at most `deadline`.
     ///
@@ -154,7 +182,9 @@ impl Authority<'_> {
     {
         let build_id = OnceLock::new();
         let conversation = link::serve(stream, async |link: &mut Link| {
-            let admitted = match self.admit(link, &build_id, listener).await? {
+            let patience = self.first_request + ADMISSION;
+            let admitted = tokio::time::timeout(patience, self.admit(link, &build_id, listener)).await;
+            let admitted = match admitted.unwrap_or(Err(Fault::Deadline { deadline: patience }))? {
                 Ok(admitted) => admitted,
                 Err(findings) => return Ok(Outcome::NotAttested(findings)),
             };
@@ -200,7 +230,7 @@ impl Authority<'_> {
         build_id: &OnceLock<Name>,
         listener: Listener<'_>,
     ) -> Result<Result<Admitted, Vec<Finding>>, Fault> {
-        let exchange = expect(link, &Method::GET, path::CONFIGURATION, BOOT).await?;
+        let exchange = expect(link, &Method::GET, path::CONFIGURATION, self.first_request).await?;
         listener(Report::Connected);
         let configuration = encode(&self.site.configuration(self.builder_id))?;
         exchange.answer(StatusCode::OK, configuration.clone());
@@ -221,9 +251,13 @@ impl Authority<'_> {
                 return refuse(exchange, findings);
             }
         };
+        let Some(claim) = Claim::take(self.taken) else {
+            self.record(Act::refused(Some(build_id.clone()), Refusal::JobTaken.code(), "job")).await?;
+            return refuse(exchange, checks::refusal(Refusal::JobTaken));
+        };
         let (certificates, certified): (Certificates, _) = checks::certify(self, &attested, &challenge)?;
         match self.record(certified).await {
-            Ok(()) => {}
+            Ok(()) => claim.keep(),
             Err(Fault::Forbidden { refusal }) => return refuse(exchange, checks::refusal(refusal)),
             Err(fault) => return Err(fault),
         }

@@ -2,6 +2,7 @@
 //!
 //! Whoever calls this has decided already: nothing is judged here but that the certificate made is one that a verifier takes.
 
+use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use ed25519_dalek::SigningKey;
@@ -15,6 +16,7 @@ use x509_cert::builder::profile::BuilderProfile;
 use x509_cert::builder::{Builder as _, CertificateBuilder};
 use x509_cert::certificate::TbsCertificate;
 use x509_cert::der::asn1::{Ia5String, ObjectIdentifier, OctetString};
+use x509_cert::der::oid::db::rfc5280::ID_KP_SERVER_AUTH;
 use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{
@@ -26,6 +28,8 @@ use x509_cert::name::Name as DistinguishedName;
 use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::{SubjectPublicKeyInfo, SubjectPublicKeyInfoRef};
 use x509_cert::time::{Time, Validity};
+
+use crate::service::ServerName;
 
 /// How long a site's root lives: ten years, so that evidence stays checkable; a site makes a new one long before.
 pub(crate) const ROOT_SECONDS: u32 = 10 * 365 * 86_400;
@@ -75,6 +79,13 @@ pub(crate) enum Purpose<'a> {
     Statement(&'a SpiffeId),
     /// Signs the quotes of a build's machine, in this name.
     Attestation(&'a SpiffeId),
+    /// Serves machines over a network, under these names. No verifier of evidence takes it.
+    Server {
+        /// Its SPIFFE id.
+        id: &'a str,
+        /// Its DNS names and addresses.
+        names: &'a [ServerName],
+    },
 }
 
 /// A certificate to be.
@@ -119,7 +130,7 @@ impl<'a> Issuer<'a> {
             subject: common_name(request.subject)?,
             constraints: request.purpose.constraints(),
             usage: request.purpose.usage(),
-            leaf: request.purpose.leaf(),
+            leaf: request.purpose.leaf()?,
         };
         let validity = Validity::new(time(request.begin)?, time(request.begin.plus_seconds(request.seconds))?);
         let mut serial = request.serial;
@@ -144,23 +155,36 @@ impl Purpose<'_> {
         match self {
             Self::Root => BasicConstraints { ca: true, path_len_constraint: None },
             Self::Authority => BasicConstraints { ca: true, path_len_constraint: Some(0) },
-            Self::Statement(_) | Self::Attestation(_) => BasicConstraints { ca: false, path_len_constraint: None },
+            Self::Statement(_) | Self::Attestation(_) | Self::Server { .. } => {
+                BasicConstraints { ca: false, path_len_constraint: None }
+            }
         }
     }
 
     fn usage(&self) -> KeyUsages {
         match self {
             Self::Root | Self::Authority => KeyUsages::KeyCertSign,
-            Self::Statement(_) | Self::Attestation(_) => KeyUsages::DigitalSignature,
+            Self::Statement(_) | Self::Attestation(_) | Self::Server { .. } => KeyUsages::DigitalSignature,
         }
     }
 
-    fn leaf(&self) -> Option<(ObjectIdentifier, String)> {
-        match self {
+    /// What a leaf is for, and whose it is.
+    fn leaf(&self) -> Result<Option<(ObjectIdentifier, Vec<GeneralName>)>, CertifyError> {
+        let uri = |id: &str| Ok::<_, CertifyError>(GeneralName::UniformResourceIdentifier(Ia5String::new(id)?));
+        Ok(match self {
             Self::Root | Self::Authority => None,
-            Self::Statement(id) => Some((EKU_STATEMENT, id.to_string())),
-            Self::Attestation(id) => Some((EKU_ATTESTATION, id.to_string())),
-        }
+            Self::Statement(id) => Some((EKU_STATEMENT, vec![uri(&id.to_string())?])),
+            Self::Attestation(id) => Some((EKU_ATTESTATION, vec![uri(&id.to_string())?])),
+            Self::Server { id, names } => {
+                let names = names.iter().map(|name| match name {
+                    ServerName::Dns(name) => Ok(GeneralName::DnsName(Ia5String::new(name)?)),
+                    ServerName::Ip(IpAddr::V4(address)) => Ok(octets(&address.octets())?),
+                    ServerName::Ip(IpAddr::V6(address)) => Ok(octets(&address.octets())?),
+                });
+                let names: Result<Vec<_>, CertifyError> = names.chain([uri(id)]).collect();
+                Some((ID_KP_SERVER_AUTH, names?))
+            }
+        })
     }
 }
 
@@ -169,7 +193,7 @@ struct Profile {
     subject: DistinguishedName,
     constraints: BasicConstraints,
     usage: KeyUsages,
-    leaf: Option<(ObjectIdentifier, String)>,
+    leaf: Option<(ObjectIdentifier, Vec<GeneralName>)>,
 }
 
 impl BuilderProfile for Profile {
@@ -192,10 +216,9 @@ impl BuilderProfile for Profile {
             (true, &self.constraints).to_extension(subject, &[])?,
             (&KeyUsage(self.usage.into())).to_extension(subject, &[])?,
         ];
-        if let Some((purpose, uri)) = &self.leaf {
-            let name = GeneralName::UniformResourceIdentifier(Ia5String::new(uri)?);
+        if let Some((purpose, names)) = &self.leaf {
             extensions.push((&ExtendedKeyUsage(vec![*purpose])).to_extension(subject, &[])?);
-            extensions.push((&SubjectAltName(vec![name])).to_extension(subject, &[])?);
+            extensions.push((&SubjectAltName(names.clone())).to_extension(subject, &[])?);
         }
         extensions.push((&SubjectKeyIdentifier(key_identifier(&spk)?)).to_extension(subject, &[])?);
         let issuer =
@@ -203,6 +226,11 @@ impl BuilderProfile for Profile {
         extensions.push((&issuer).to_extension(subject, &[])?);
         Ok(extensions)
     }
+}
+
+/// Source: RFC 5280, section 4.2.1.6: an address is its octets.
+fn octets(address: &[u8]) -> Result<GeneralName, CertifyError> {
+    Ok(GeneralName::IpAddress(OctetString::new(address)?))
 }
 
 /// The first 160 bits of the key's SHA-256. Source: RFC 7093, section 2, method 1.

@@ -1,7 +1,8 @@
 //! The authority: it challenges a machine, certifies it, hands it its one job and takes in the evidence.
 //!
 //! In reading order: [`site`] is what a site has on disk; [`state`] is what its authority remembers, and [`ledger`] what it did;
-//! [`Offer`] is one job with its files; [`Authority`] serves one machine, over one link, in one fixed order.
+//! [`Offer`] is one job with its files; [`Authority`] serves one machine, over one link, in one fixed order; [`service`] serves many,
+//! over a network.
 //!
 //! Deliberately absent: which TPMs belong to the site (a software TPM belongs to whoever runs it, and its builder id says so),
 //! and any judgement of the evidence but that of the first quote.
@@ -15,10 +16,11 @@ mod intake;
 pub mod ledger;
 mod link;
 mod offer;
+pub mod service;
 pub mod site;
 pub mod state;
 
-pub use authority::{Authority, Fault, Listener, Outcome, Report, Surroundings};
+pub use authority::{Authority, BOOT, Fault, Listener, Outcome, Report, Surroundings};
 pub use certify::CertifyError;
 pub use intake::IntakeError;
 pub use link::LinkError;

@@ -68,6 +68,11 @@ enum Command {
 }
 
 impl Kiln {
+    /// Whether it is a service, whose log is for programs.
+    pub(crate) fn is_service(&self) -> bool {
+        matches!(&self.command, Command::Attestor(attestor) if attestor.is_service())
+    }
+
     /// Does what was asked for.
     pub(crate) fn run(self, screen: &Screen) -> Result {
         match self.command {

@@ -125,6 +125,18 @@ pub(crate) enum Problem {
     /// No log where one was named.
     #[error("{} holds no such log", path.display())]
     NoLog { path: std::path::PathBuf },
+    /// A list of jobs that is too long.
+    #[error("more than {jobs_max} jobs")]
+    TooManyJobs { jobs_max: usize },
+    /// An input that no job has.
+    #[error("no job has an input {name}")]
+    UnknownInput { name: kiln_formats::names::Name },
+    /// Several images, and nobody said which.
+    #[error("the site {} has several reference documents: name one with --reference", path.display())]
+    WhichReference { path: std::path::PathBuf },
+    /// An address that cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen { address: std::net::SocketAddr, source: std::io::Error },
     /// A ledger entry that is none.
     #[error("entry {sequence} of the ledger cannot be read")]
     Entry { sequence: u64, source: serde_json::Error },

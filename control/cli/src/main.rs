@@ -33,8 +33,15 @@ use crate::screen::Screen;
 
 fn main() -> ExitCode {
     let kiln = Kiln::parse();
-    let filter = EnvFilter::try_from_env("KILN_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let service = kiln.is_service();
+    let quiet = if service { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_env("KILN_LOG").unwrap_or_else(|_| EnvFilter::new(quiet));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if service {
+        log.json().flatten_event(true).init()
+    } else {
+        log.init()
+    }
     let screen = Screen::new();
     match kiln.run(&screen) {
         Ok(exit) => exit.into(),

@@ -5,11 +5,12 @@ mod machine;
 mod story;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use kiln_attestor::site::Site;
 use kiln_attestor::state::State;
-use kiln_attestor::{Authority, Fault, LinkError, Offer, Outcome};
+use kiln_attestor::{Authority, BOOT, Fault, LinkError, Offer, Outcome};
 use kiln_formats::decision::{Refusal, Ruling};
 use kiln_formats::manifest::path;
 use kiln_formats::names::Name;
@@ -123,36 +124,13 @@ impl Order<'_> {
             finished.not_attested = findings;
             return Ok(finished);
         }
-        self.judge(&output, &outcome, &mut finished)?;
+        let judged = judge(self.site, self.reference, &output, &outcome)?;
+        finished.outcome = judged.outcome;
+        finished.exit = judged.exit as u8;
+        finished.refusal = judged.refusal;
+        finished.verdict = Some(judged.verdict);
         finished.out = Some(output.release()?);
         Ok(finished)
-    }
-
-    /// Verifies what the machine left. Artifacts are released only if everything holds.
-    fn judge(&self, output: &Output, said: &Outcome, finished: &mut Finished) -> Result<()> {
-        let bundle = evidence::read(output.path())?;
-        let found = verdict::with_site(&bundle, self.site, self.reference);
-        let (outcome, claimed) = match said {
-            Outcome::Built => ("built", Exit::Done),
-            Outcome::StepFailed => ("step_failed", Exit::StepFailed),
-            Outcome::Refused(_) => ("refused", Exit::JobRefused),
-            Outcome::NotAttested(_) => ("not_attested", Exit::NotAttested),
-        };
-        let agrees = verdict::exit(&found) == claimed;
-        finished.outcome = if agrees { outcome } else { "not_verified" };
-        finished.exit = if agrees { claimed } else { Exit::NotVerified } as u8;
-        if finished.exit != Exit::Done as u8 {
-            output.withhold_artifacts()?;
-        }
-        if let Outcome::Refused(decision) = said
-            && let Ruling::Deny(refusal) = &decision.verdict
-        {
-            finished.refusal = Some(refusal.clone());
-        }
-        let summary = verdict::summary(&found, &bundle, &self.site.trust().policy)?;
-        document::write_new(&output.path().join(path::VERDICT), &summary)?;
-        finished.verdict = Some(found);
-        Ok(())
     }
 
     /// Starts the machine, serves it, and sees it off. Emulated firmware hangs now and then before anything of ours runs: a machine
@@ -190,7 +168,9 @@ impl Order<'_> {
             builder_id: self.boot.builder_id(self.signed.is_some()),
             reference: self.reference,
             offer: self.offer,
+            taken: &AtomicBool::new(false),
             bundle,
+            first_request: BOOT,
             surroundings: host::SURROUNDINGS,
         };
         let mut listener = |report: kiln_attestor::Report<'_>| {
@@ -218,6 +198,46 @@ impl Order<'_> {
             (Ok(_), end) => Err(Problem::NotPoweredOff { end: end.to_string() }).or_exit(Exit::Infrastructure),
         }
     }
+}
+
+/// What a machine's word and its evidence come to.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    /// `built`, `step_failed`, `refused` or `not_verified`.
+    pub(crate) outcome: &'static str,
+    /// What the process answers.
+    pub(crate) exit: Exit,
+    /// Why the machine refused the job.
+    pub(crate) refusal: Option<Refusal>,
+    /// The verifier's word.
+    pub(crate) verdict: Verdict,
+}
+
+/// Verifies what a machine left, and writes the verdict beside it. Artifacts stay only if everything holds.
+pub(crate) fn judge(site: &Site, reference: &Reference, output: &Output, said: &Outcome) -> Result<Judged> {
+    let bundle = evidence::read(output.path())?;
+    let verdict = verdict::with_site(&bundle, site, reference);
+    let (outcome, claimed) = match said {
+        Outcome::Built => ("built", Exit::Done),
+        Outcome::StepFailed => ("step_failed", Exit::StepFailed),
+        Outcome::Refused(_) => ("refused", Exit::JobRefused),
+        Outcome::NotAttested(_) => ("not_attested", Exit::NotAttested),
+    };
+    let agrees = verdict::exit(&verdict) == claimed;
+    let (outcome, exit) = if agrees { (outcome, claimed) } else { ("not_verified", Exit::NotVerified) };
+    if exit != Exit::Done {
+        output.withhold_artifacts()?;
+    }
+    let refusal = match said {
+        Outcome::Refused(decision) => match &decision.verdict {
+            Ruling::Deny(refusal) => Some(refusal.clone()),
+            Ruling::Allow => None,
+        },
+        Outcome::Built | Outcome::StepFailed | Outcome::NotAttested(_) => None,
+    };
+    let summary = verdict::summary(&verdict, &bundle, &site.trust().policy)?;
+    document::write_new(&output.path().join(path::VERDICT), &summary)?;
+    Ok(Judged { outcome, exit, refusal, verdict })
 }
 
 /// Waits for the machine's end, and makes one if it does not come.

@@ -1,6 +1,6 @@
 //! A machine that keeps to the protocol gets through; every one that does not ends the run, and leaves nothing behind.
 
-mod machine;
+pub(crate) mod machine;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -54,6 +54,7 @@ struct Rig {
     state: State,
     reference: Reference,
     offer: Offer,
+    taken: AtomicBool,
     bundle: PathBuf,
     said: Vec<String>,
 }
@@ -65,15 +66,23 @@ impl Rig {
         let names = site::Names { site: "demo".parse().unwrap(), trust_domain: "demo.example".parse().unwrap() };
         site::create(&path, &names, &site::PROFILES, now(), getrandom::fill).unwrap();
         let site = Site::open(&path, now()).unwrap();
-        let job = draft::parse(DRAFT, now().plus_seconds(60)).unwrap();
-        let document = site::sign_job(&job, &site.invoker_key().unwrap()).unwrap().to_vec().unwrap();
+        let document = document(&site);
         let input = directory.path().join("input");
         fs::write(&input, "int main;").unwrap();
         let offer = Offer::new(document, &BTreeMap::from([("hello.c".parse().unwrap(), input)])).unwrap();
         let bundle = directory.path().join("bundle");
         fs::create_dir(&bundle).unwrap();
         let state = State::open(&site).unwrap();
-        Self { reference: reference(&site), state, _directory: directory, site, offer, bundle, said: Vec::new() }
+        Self {
+            reference: reference(&site),
+            state,
+            _directory: directory,
+            site,
+            offer,
+            taken: AtomicBool::new(false),
+            bundle,
+            said: Vec::new(),
+        }
     }
 
     /// Serves what `script` makes of a machine.
@@ -95,7 +104,9 @@ impl Rig {
             builder_id: BUILDER_DIRECT,
             reference: &self.reference,
             offer: &self.offer,
+            taken: &self.taken,
             bundle: &self.bundle,
+            first_request: BOOT,
             surroundings: Surroundings { now: || Some(now()), random: getrandom::fill },
         }
     }
@@ -117,7 +128,13 @@ fn walk(path: &Path) -> usize {
     fs::read_dir(path).unwrap().map(|e| e.unwrap().path()).map(|p| if p.is_dir() { walk(&p) } else { 1 }).sum()
 }
 
-fn reference(site: &Site) -> Reference {
+/// A signed job.
+pub(crate) fn document(site: &Site) -> Vec<u8> {
+    let job = draft::parse(DRAFT, now().plus_seconds(60)).unwrap();
+    site::sign_job(&job, &site.invoker_key().unwrap()).unwrap().to_vec().unwrap()
+}
+
+pub(crate) fn reference(site: &Site) -> Reference {
     site.reference(Sha256Digest::of(b"uki"), init_sha256(), &BTreeMap::new()).unwrap()
 }
 

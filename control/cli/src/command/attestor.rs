@@ -1,6 +1,7 @@
 //! `kiln attestor`: the authority as a service, and what it remembers.
 
 mod ledger;
+mod serve;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use crate::{document, host};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  kiln attestor serve --site site --listen 0.0.0.0:8443 --name attestor.example --job a.toml --out out
   kiln attestor status --site site
   kiln attestor ledger verify --site site --head kept.json --evidence out
   kiln attestor ledger show --site site --build 4f0c…
@@ -33,6 +35,7 @@ pub(crate) struct AttestorCommand {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    Serve(serve::Serve),
     Status(Status),
     Ledger(ledger::LedgerCommand),
 }
@@ -70,8 +73,14 @@ struct Told<'a> {
 }
 
 impl AttestorCommand {
+    /// Whether it runs for long, and is watched by programs rather than by a person.
+    pub(crate) fn is_service(&self) -> bool {
+        matches!(self.action, Action::Serve(_))
+    }
+
     pub(crate) fn run(self) -> Result {
         match self.action {
+            Action::Serve(serve) => serve.run(),
             Action::Status(status) => status.run(),
             Action::Ledger(ledger) => ledger.run(),
         }

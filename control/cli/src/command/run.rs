@@ -140,17 +140,21 @@ impl Run {
     }
 
     fn offer(&self, site: &Site) -> Result<Offer> {
-        let draft = self.job.extension().is_some_and(|extension| extension == "toml");
-        let document = if draft {
-            sign(&self.job, &site.invoker_key().or_exit(Exit::Usage)?, EXPIRES_IN_HOURS)?
-        } else {
-            document::read(&self.job, JOB_BYTES_MAX)?
-        };
+        let document = document(&self.job, site)?;
         let inputs: BTreeMap<Name, PathBuf> = self.input.iter().cloned().collect();
         for file in inputs.values() {
             plain_file(file)?;
         }
         Offer::new(document, &inputs).or_exit(Exit::Usage)
+    }
+}
+
+/// A job's document: a draft signed with the site's job key, or a document as it is.
+pub(crate) fn document(job: &Path, site: &Site) -> Result<Vec<u8>> {
+    if job.extension().is_some_and(|extension| extension == "toml") {
+        sign(job, &site.invoker_key().or_exit(Exit::Usage)?, EXPIRES_IN_HOURS)
+    } else {
+        document::read(job, JOB_BYTES_MAX)
     }
 }
 
@@ -180,7 +184,7 @@ pub(crate) fn disks(offer: &Offer, brought: &[(Sha256Digest, PathBuf)], screen: 
     files.into_iter().map(disk).collect()
 }
 
-fn plain_file(path: &Path) -> Result<()> {
+pub(crate) fn plain_file(path: &Path) -> Result<()> {
     let failed = |source| Problem::Io { action: "read", path: path.to_owned(), source };
     let metadata = path.metadata().map_err(failed).or_exit(Exit::Usage)?;
     if metadata.is_file() {
@@ -191,7 +195,7 @@ fn plain_file(path: &Path) -> Result<()> {
 }
 
 /// `WORD=FILE`.
-fn pair<T: FromStr<Err: std::fmt::Display>>(text: &str) -> std::result::Result<(T, PathBuf), String> {
+pub(crate) fn pair<T: FromStr<Err: std::fmt::Display>>(text: &str) -> std::result::Result<(T, PathBuf), String> {
     let (word, file) = text.split_once('=').ok_or("it needs a =, with a file behind it")?;
     let word = word.parse().map_err(|error| format!("{error}"))?;
     if file.is_empty() { Err("it names no file".to_owned()) } else { Ok((word, file.into())) }

@@ -23,23 +23,23 @@ use kiln_formats::runtime_log::{BootId, RuntimeLog, Writer};
 use kiln_formats::statement::{Statement, Subject};
 use kiln_formats::trust::PublicKey;
 use serde_json::json;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// What PID 1's program is, as far as these tests go.
-pub(super) fn init_sha256() -> Sha256Digest {
+pub(crate) fn init_sha256() -> Sha256Digest {
     Sha256Digest::of(b"init")
 }
 
-pub(super) struct Machine {
+pub(crate) struct Machine {
     requests: SendRequest<Full<Bytes>>,
-    pub(super) statement_key: SigningKey,
+    pub(crate) statement_key: SigningKey,
     attestation_key: p256::ecdsa::SigningKey,
-    pub(super) challenge: Option<Challenge>,
-    pub(super) trust_sha256: Option<Sha256Digest>,
+    pub(crate) challenge: Option<Challenge>,
+    pub(crate) trust_sha256: Option<Sha256Digest>,
 }
 
 impl Machine {
-    pub(super) async fn new(stream: DuplexStream) -> Self {
+    pub(crate) async fn new(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (requests, connection) = handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(async move { drop(connection.await) });
         Self {
@@ -52,7 +52,7 @@ impl Machine {
     }
 
     /// One request; `None` if the authority hung up.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         method: Method,
         path: &str,
@@ -66,12 +66,12 @@ impl Machine {
         Some((status, response.into_body().collect().await.ok()?.to_bytes()))
     }
 
-    pub(super) async fn get(&mut self, path: &str) -> Option<(StatusCode, Bytes)> {
+    pub(crate) async fn get(&mut self, path: &str) -> Option<(StatusCode, Bytes)> {
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
     /// Configuration, trust bundle, challenge: what an honest machine would attest with.
-    pub(super) async fn prepare(&mut self) -> Attestation {
+    pub(crate) async fn prepare(&mut self) -> Attestation {
         let (_, configuration) = self.get(path::CONFIGURATION).await.unwrap();
         let (_, trust) = self.get(path::TRUST).await.unwrap();
         let (_, challenge) = self.get(path::CHALLENGE).await.unwrap();
@@ -82,7 +82,7 @@ impl Machine {
         self.attestation(challenge, runtime_log)
     }
 
-    pub(super) fn attestation(&self, challenge: Challenge, runtime_log: Vec<u8>) -> Attestation {
+    pub(crate) fn attestation(&self, challenge: Challenge, runtime_log: Vec<u8>) -> Attestation {
         let statement_key = PublicKey(self.statement_key.verifying_key());
         let binding = Binding { challenge, statement_key_sha256: statement_key.sha256() };
         let (quote, signature) = self.quote(Sha256Digest::of(&canonical::to_vec(&binding).unwrap()), &runtime_log);
@@ -108,7 +108,7 @@ impl Machine {
     }
 
     /// A `TPMS_ATTEST` over sha256:0-15 and its `TPMT_SIGNATURE`. Source: the same, sections 10.12.12 and 11.3.4.
-    pub(super) fn quote(&self, qualifying: Sha256Digest, runtime_log: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    pub(crate) fn quote(&self, qualifying: Sha256Digest, runtime_log: &[u8]) -> (Vec<u8>, Vec<u8>) {
         let mut values = PcrValues::default();
         RuntimeLog::parse(runtime_log).unwrap().fold_into(&mut values, usize::MAX);
         let attest = [
@@ -129,18 +129,18 @@ impl Machine {
         (attest, QuoteSignature::normalise(&signature).unwrap().to_bytes())
     }
 
-    pub(super) async fn attest(&mut self) -> Certificates {
+    pub(crate) async fn attest(&mut self) -> Certificates {
         let attestation = self.prepare().await;
         let (status, certificates) = self.send_attestation(&attestation).await.unwrap();
         assert_eq!(status, StatusCode::OK, "{certificates:?}");
         serde_json::from_slice(&certificates).unwrap()
     }
 
-    pub(super) async fn send_attestation(&mut self, attestation: &Attestation) -> Option<(StatusCode, Bytes)> {
+    pub(crate) async fn send_attestation(&mut self, attestation: &Attestation) -> Option<(StatusCode, Bytes)> {
         self.ask(Method::POST, path::ATTESTATION, canonical::to_vec(attestation).unwrap()).await
     }
 
-    pub(super) async fn decide(&mut self, verdict: Ruling) -> Option<(StatusCode, Bytes)> {
+    pub(crate) async fn decide(&mut self, verdict: Ruling) -> Option<(StatusCode, Bytes)> {
         let challenge = self.challenge.clone().unwrap();
         let decision = Decision {
             version: decision::VERSION,
@@ -157,22 +157,22 @@ impl Machine {
     }
 
     /// Everything up to an admitted job.
-    pub(super) async fn admitted(&mut self) {
+    pub(crate) async fn admitted(&mut self) {
         self.attest().await;
         self.get(path::JOB).await.unwrap();
         assert_eq!(self.decide(Ruling::Allow).await.unwrap().0, StatusCode::NO_CONTENT);
     }
 
-    pub(super) async fn put(&mut self, file: &str, bytes: impl Into<Bytes>) -> Option<(StatusCode, Bytes)> {
+    pub(crate) async fn put(&mut self, file: &str, bytes: impl Into<Bytes>) -> Option<(StatusCode, Bytes)> {
         self.ask(Method::PUT, &format!("{}{file}", path::FILES), bytes).await
     }
 
-    pub(super) async fn log(&mut self, step: &str, bytes: impl Into<Bytes>) -> Option<(StatusCode, Bytes)> {
+    pub(crate) async fn log(&mut self, step: &str, bytes: impl Into<Bytes>) -> Option<(StatusCode, Bytes)> {
         self.ask(Method::POST, &format!("{}{step}", path::LOGS), bytes).await
     }
 
     /// A record of `of`, sent as that of `step`.
-    pub(super) async fn record(&mut self, step: &str, of: &str) -> Option<(StatusCode, Bytes)> {
+    pub(crate) async fn record(&mut self, step: &str, of: &str) -> Option<(StatusCode, Bytes)> {
         let sha256 = Sha256Digest::of(b"");
         let stream = json!({ "sha256": sha256, "writtenBytes": 0, "writtenLines": 0, "keptBytes": 0, "keptLines": 0 });
         let record = json!({
@@ -193,16 +193,16 @@ impl Machine {
         self.ask(Method::POST, &format!("{}{step}", path::RECORDS), envelope).await
     }
 
-    pub(super) async fn done(&mut self, outcome: Outcome) -> Option<(StatusCode, Bytes)> {
+    pub(crate) async fn done(&mut self, outcome: Outcome) -> Option<(StatusCode, Bytes)> {
         self.ask(Method::POST, path::DONE, canonical::to_vec(&Done { outcome }).unwrap()).await
     }
 }
 
-pub(super) fn boot_events(configuration: Sha256Digest, trust: Sha256Digest) -> [Event; 3] {
+pub(crate) fn boot_events(configuration: Sha256Digest, trust: Sha256Digest) -> [Event; 3] {
     [Event::Init(init_sha256()), Event::Configuration(configuration), Event::Trust(trust)]
 }
 
-pub(super) fn runtime_log(events: &[Event]) -> Vec<u8> {
+pub(crate) fn runtime_log(events: &[Event]) -> Vec<u8> {
     let boot_id = BootId::from_kernel_text("0123456789abcdef0123456789abcdef").unwrap();
     let mut writer = Writer::new(boot_id, &[Bank::Sha256]).unwrap();
     let entries = (1..).zip(events).map(|(at, event)| writer.entry(event, at).unwrap());
@@ -210,7 +210,7 @@ pub(super) fn runtime_log(events: &[Event]) -> Vec<u8> {
 }
 
 /// A log: each of these written at once.
-pub(super) fn frames(writes: &[(Stream, &[u8])]) -> Vec<u8> {
+pub(crate) fn frames(writes: &[(Stream, &[u8])]) -> Vec<u8> {
     let mut to = Vec::new();
     writes.iter().fold(0, |sequence, &(stream, bytes)| {
         Frame { sequence, time_us: 7, content: Content::Wrote { stream, bytes } }.encode(&mut to)
@@ -218,7 +218,7 @@ pub(super) fn frames(writes: &[(Stream, &[u8])]) -> Vec<u8> {
     to
 }
 
-pub(super) fn refusal() -> Refusal {
+pub(crate) fn refusal() -> Refusal {
     let text = || "because".to_owned();
     Refusal { code: Code::Expired, object: text(), reason: text(), remedy: text() }
 }
