@@ -171,12 +171,7 @@ impl Launcher {
         let root = detach("/", &policy.root)?;
         let trees = policy.mounts.iter().map(|m| detach(&m.target, &m.source)).collect::<Result<Vec<OwnedFd>, _>>()?;
         let places = view::plan(policy, root.as_fd(), &trees)?;
-        let identities = std::iter::once(&root).chain(&trees).map(|tree| Identity::of(tree.as_fd()));
-        let identities = identities
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| Error::Source { target: "/".into(), source: source.into() })?;
         let order = Order::new(policy, places, &self.requirements);
-        let mut watch = self.hearing.as_ref().map(|hearing| Watch::start(hearing, &self.requirements)).transpose()?;
         let (Sandbox { control, init, pidfd, cgroup }, owners) = self.line().take(&self.hierarchy, policy.host_id())?;
         if self.requirements.require(Layer::Limits) {
             cgroup.limit(&policy.limits)?;
@@ -185,6 +180,12 @@ impl Launcher {
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         debug_assert!(descriptors.len() <= DESCRIPTORS_MAX);
         send(&control, &order, &descriptors)?;
+        // The rest is seen to while the sandbox makes its view.
+        let mut watch = self.hearing.as_ref().map(|hearing| Watch::start(hearing, &self.requirements)).transpose()?;
+        let identities = std::iter::once(&root).chain(&trees).map(|tree| Identity::of(tree.as_fd()));
+        let identities = identities
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| Error::Source { target: "/".into(), source: source.into() })?;
         // From here on only the step and its init hold these.
         drop((stdout, stderr, root, trees));
         let ordered = Ordered {
