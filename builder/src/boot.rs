@@ -1,4 +1,5 @@
-//! The boot part: measure what the machine is told, then read it; answer the challenge with a quote; take the certificates.
+//! The boot part: measure what the machine is told, then read it; show which TPM this is; answer the challenge with a quote; take
+//! the certificates.
 //!
 //! [`certify`] is the only way to a [`Certified`] machine, and only a certified machine asks for a job. Holding one tells you
 //! that PCR 15 names the configuration and the trust bundle, and that an authority under the bundle's root vouched for this
@@ -11,6 +12,9 @@ use kiln_formats::canonical;
 use kiln_formats::certificate::{Authority, Certificate, CertificateError};
 use kiln_formats::challenge::{self, Binding, Challenge};
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::dispatch::{Dispatch, DispatchError, Dispatched};
+use kiln_formats::endorsement::{EkPublic, EkPublicError};
+use kiln_formats::enrolment::Enrolled;
 use kiln_formats::link::{
     Attestation, Blob, Certificates, FIRMWARE_LOG_BYTES_MAX, MESSAGE_BYTES_MAX, NotAttested, RUNTIME_LOG_BYTES_MAX,
     path,
@@ -24,7 +28,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::bundle::Bundle;
-use crate::custody::{Custodian, Identity, Measurement, WhichQuote};
+use crate::custody::{Custodian, CustodyError, Identity, Measurement, WhichQuote};
 use crate::fault::Fault;
 use crate::link::Link;
 
@@ -38,6 +42,13 @@ pub enum BootError {
         document: &'static str,
         /// What the reader said; nothing if it is only the version.
         source: Option<canonical::Error>,
+    },
+    /// The TPM's endorsement key is of no kind that can be enrolled.
+    #[error("the TPM's endorsement key cannot be enrolled")]
+    EndorsementKey {
+        /// Why.
+        #[from]
+        source: EkPublicError,
     },
     /// The authority says no.
     #[error("the authority does not certify this machine")]
@@ -54,6 +65,13 @@ pub enum BootError {
     /// A certificate of another key.
     #[error("the statement certificate is for another key than this machine's")]
     OtherKey,
+    /// What the authority says of this machine is not what follows from its own answer.
+    #[error("the authority's dispatch is not about this machine and build")]
+    Dispatch {
+        /// Why.
+        #[from]
+        source: DispatchError,
+    },
     /// A log that the other side would not take.
     #[error("the {log} log is larger than {bytes_max} bytes")]
     LogTooLarge {
@@ -70,8 +88,10 @@ impl BootError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Document { .. } => "document",
+            Self::EndorsementKey { .. } => "endorsement_key",
             Self::NotAttested { .. } => "not_attested",
             Self::Certificate { .. } | Self::OtherKey => "certificate",
+            Self::Dispatch { .. } => "dispatch",
             Self::LogTooLarge { .. } => "log_too_large",
         }
     }
@@ -139,17 +159,27 @@ pub(crate) async fn certify<S: io::Read + io::Write>(
     let trust_sha256 = Sha256Digest::of(&trust);
     let configuration: Configuration = read("configuration", &configuration)?;
     let trust: TrustBundle = read("trust bundle", &trust)?;
-    let challenge: Challenge = read("challenge", &link.get(path::CHALLENGE, MESSAGE_BYTES_MAX).await?)?;
+    let enrolment = &identity.enrolment;
+    let Enrolled { challenge, credential }: Enrolled = offer(link, path::ENROLMENT, "enrolment", enrolment).await?;
     let clock = Clock { issued: challenge.issued, since: Instant::now() };
     check_versions(&configuration, &trust, &challenge)?;
     tracing::info!(build = %challenge.build_id, "challenged");
 
+    custodian.activate(credential)?;
     let attestation = attest(custodian, &identity, challenge.clone(), bundle)?;
-    let certificates = offer(link, &attestation).await?;
-    check(&certificates, &trust.root, &identity, clock.issued)?;
+    let said = Dispatched {
+        binding: &attestation.binding,
+        quote: &attestation.quote.0,
+        builder_id: &configuration.builder_id,
+    };
+    let certificates: Certificates = offer(link, path::ATTESTATION, "attestation", &attestation).await?;
+    check(&certificates, &trust.root, &identity, clock.issued, &said)?;
     bundle.add(file::AUTHORITY, certificates.authority.into_bytes());
     bundle.add(file::STATEMENT_KEY, certificates.statement.into_bytes());
     bundle.add(file::ATTESTATION_KEY, certificates.attestation.into_bytes());
+    bundle.add(file::DISPATCH_KEY, certificates.dispatch.certificate.into_bytes());
+    bundle.add(file::DISPATCH, certificates.dispatch.attestation.0);
+    bundle.add(file::DISPATCH_SUMMARY, certificates.dispatch.summary.0);
     tracing::info!("attested");
     let Challenge { build_id, job_sha256, image_sha256, .. } = challenge;
     let (builder_id, policy) = (configuration.builder_id, trust.policy);
@@ -180,10 +210,17 @@ fn attest<S: io::Read + io::Write>(
     challenge: Challenge,
     bundle: &mut Bundle,
 ) -> Result<Attestation, Fault> {
-    let binding = Binding { challenge, statement_key_sha256: Sha256Digest::of(&identity.statement_key.0) };
+    let binding = Binding {
+        challenge,
+        statement_key_sha256: Sha256Digest::of(&identity.statement_key.0),
+        endorsement_key_sha256: EkPublic::parse(&identity.enrolment.endorsement_key.0)
+            .map_err(BootError::from)?
+            .sha256(),
+    };
     let bytes = canonical::to_vec(&binding)
         .map_err(|source| BootError::Document { document: "binding", source: Some(source) })?;
     let quote = custodian.quote(WhichQuote::First, Sha256Digest::of(&bytes))?;
+    let proof = quote.proof.ok_or(CustodyError::Unexpected)?;
     bounded("firmware", &identity.firmware_log, FIRMWARE_LOG_BYTES_MAX)?;
     bounded("runtime", &quote.runtime_log, RUNTIME_LOG_BYTES_MAX)?;
     if !identity.firmware_log.0.is_empty() {
@@ -195,7 +232,7 @@ fn attest<S: io::Read + io::Write>(
     Ok(Attestation {
         binding,
         statement_key: identity.statement_key.clone(),
-        attestation_key: identity.ak_public.clone(),
+        proof,
         quote: quote.attest,
         signature: quote.signature,
         firmware_log: identity.firmware_log.clone(),
@@ -215,14 +252,17 @@ fn uptime_us() -> u64 {
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000
 }
 
-async fn offer(link: &mut Link, attestation: &Attestation) -> Result<Certificates, Fault> {
-    let document = |source| BootError::Document { document: "attestation", source: Some(source) };
-    let bytes = canonical::to_vec(attestation).map_err(document)?;
-    let answer = link.ask(path::ATTESTATION, bytes, MESSAGE_BYTES_MAX).await?;
-    let unread = |source| BootError::Document {
-        document: "answer to the attestation",
-        source: Some(canonical::Error::Decode { source }),
-    };
+/// Sends a document that the authority may say no to.
+async fn offer<T: DeserializeOwned>(
+    link: &mut Link,
+    path: &str,
+    document: &'static str,
+    value: &impl Serialize,
+) -> Result<T, Fault> {
+    let bytes = canonical::to_vec(value).map_err(|source| BootError::Document { document, source: Some(source) })?;
+    let answer = link.ask(path, bytes, MESSAGE_BYTES_MAX).await?;
+    // What is not understood is named after what it answers.
+    let unread = |source| BootError::Document { document, source: Some(canonical::Error::Decode { source }) };
     if answer.status.is_success() {
         return Ok(serde_json::from_slice(&answer.body).map_err(unread)?);
     }
@@ -230,8 +270,15 @@ async fn offer(link: &mut Link, attestation: &Attestation) -> Result<Certificate
     Err(BootError::NotAttested { source }.into())
 }
 
-/// The chain leads from this machine's keys to the root of the measured trust bundle, at the time of the challenge.
-fn check(certificates: &Certificates, root: &str, identity: &Identity, at: Timestamp) -> Result<(), BootError> {
+/// The chain leads from this machine's keys to the root of the measured trust bundle, at the time of the challenge, and the
+/// authority's word is about this machine and this build.
+fn check(
+    certificates: &Certificates,
+    root: &str,
+    identity: &Identity,
+    at: Timestamp,
+    said: &Dispatched<'_>,
+) -> Result<(), BootError> {
     let broken = |source| BootError::Certificate { source };
     let pem = |text: &str| Certificate::from_pem(text.as_bytes()).map_err(broken);
     let authority = Authority::check(&pem(root)?, &pem(&certificates.authority)?, at).map_err(broken)?;
@@ -242,5 +289,8 @@ fn check(certificates: &Certificates, root: &str, identity: &Identity, at: Times
     }
     // That its key is the one that made the quote is for the authority and the verifier to see: only they read quotes.
     authority.attestation(&pem(&certificates.attestation)?).map_err(broken)?;
+    let Dispatch { certificate, attestation, summary } = &certificates.dispatch;
+    let key = authority.dispatch(&pem(certificate)?).map_err(broken)?.key;
+    said.check(&attestation.0, &summary.0, &key)?;
     Ok(())
 }

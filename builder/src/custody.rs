@@ -7,7 +7,8 @@
 //! The order that PID 1 insists on:
 //!
 //! 1. `hello`; measure the configuration, then the trust bundle, as received and before anything in them is read;
-//! 2. the first quote;
+//! 2. activate the credential that the authority made for this machine's TPM, once; the first quote, which comes with the proof
+//!    that it was activated;
 //! 3. measure the job; `allow` it, or do not; measure the decision; sign the decision;
 //! 4. if allowed: measure the inputs, then for each step measure its begin, run it, measure and sign its trace, measure
 //!    its end, sign its record;
@@ -25,6 +26,7 @@
 use std::io::{self, Read, Write};
 
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::enrolment::{Credential, Enrolment};
 use kiln_formats::event::Event;
 use kiln_formats::link::{Blob, MESSAGE_BYTES_MAX};
 use kiln_formats::manifest::Outcome;
@@ -64,6 +66,11 @@ pub enum Request {
     /// What is the runtime log so far? The last quote's qualifying data covers it, so it is needed before that quote. Answered by
     /// [`Reply::RuntimeLog`], at any time.
     RuntimeLog,
+    /// Open the credential of the enrolment; what was in it stays with PID 1. Answered by [`Reply::Activated`].
+    Activate {
+        /// The credential.
+        credential: Credential,
+    },
     /// Quote sha256:0-15. Answered by [`Reply::Quote`].
     Quote {
         /// Which of the two quotes of a boot.
@@ -171,6 +178,8 @@ pub enum Reply {
         /// The whole log as it is now.
         bytes: Blob,
     },
+    /// To [`Request::Activate`].
+    Activated,
     /// To [`Request::Quote`].
     Quote(Quote),
     /// The request is refused, and nothing changed.
@@ -184,8 +193,8 @@ pub enum Reply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// The attestation key: `TPMT_PUBLIC`.
-    pub ak_public: Blob,
+    /// The TPM's endorsement key with its certificates, and the attestation key.
+    pub enrolment: Enrolment,
     /// The statement key: DER `SubjectPublicKeyInfo`.
     pub statement_key: Blob,
     /// The firmware's event log as the kernel gives it; empty if the firmware kept none.
@@ -204,6 +213,8 @@ pub struct Quote {
     pub signature: Blob,
     /// The runtime log at the moment of the quote.
     pub runtime_log: Blob,
+    /// That the credential was opened ([`kiln_formats::enrolment::proof`]), with the first quote; nothing with the last.
+    pub proof: Option<Sha256Digest>,
 }
 
 /// A request that PID 1 answers with no. The names are stable.
@@ -353,6 +364,17 @@ impl<S: Read + Write> Custodian<S> {
     pub fn runtime_log(&mut self) -> Result<Vec<u8>, CustodyError> {
         match self.ask(&Request::RuntimeLog)? {
             Reply::RuntimeLog { bytes } => Ok(bytes.0),
+            _ => Err(CustodyError::Unexpected),
+        }
+    }
+
+    /// Has the credential opened.
+    ///
+    /// # Errors
+    /// [`CustodyError`], as for every method here. A credential for another TPM or key ends the machine.
+    pub fn activate(&mut self, credential: Credential) -> Result<(), CustodyError> {
+        match self.ask(&Request::Activate { credential })? {
+            Reply::Activated => Ok(()),
             _ => Err(CustodyError::Unexpected),
         }
     }

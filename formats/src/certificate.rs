@@ -1,20 +1,20 @@
-//! The site's certificates: a root, an authority, and two certificates of minutes for each build.
+//! The site's certificates: a root, an authority, and three certificates of minutes for each build.
 //!
 //! A [`Certificate`] that was only parsed is an allegation. [`Authority::check`] takes a root that the caller trusts for reasons
-//! of its own; the [`StatementCertificate`] and [`AttestationCertificate`] that an authority then hands out tell you that the
-//! site vouched for one key, for one purpose, in one name, at one time. Deliberately absent: revocation (leaves live for
-//! minutes), other algorithms, longer chains, and issuing, which needs a key.
+//! of its own; the [`StatementCertificate`], [`AttestationCertificate`] and [`DispatchCertificate`] that an authority then hands out tell
+//! you that the site vouched for one key, for one purpose, in one name, at one time. Deliberately absent: revocation (leaves live
+//! for minutes), other algorithms, longer chains, and issuing, which needs a key.
 //!
 //! What each kind of certificate must look like, for those who issue them:
 //!
-//! | | root | authority | statement | attestation |
+//! | | root | authority | statement, dispatch | attestation |
 //! |-|-|-|-|-|
 //! | signed by | itself | root | authority | authority |
 //! | key | Ed25519 | Ed25519 | Ed25519 | P-256 |
 //! | basicConstraints, critical | CA | CA, path length 0 | not CA | not CA |
 //! | keyUsage, critical | keyCertSign | keyCertSign | digitalSignature | digitalSignature |
 //! | extKeyUsage | – | – | [`EKU_STATEMENT`] | [`EKU_ATTESTATION`] |
-//! | subjectAltName | – | – | [`SpiffeId::statement`] | [`SpiffeId::attestation`] |
+//! | subjectAltName | – | – | [`SpiffeId::statement`], [`SpiffeId::dispatch`] | [`SpiffeId::attestation`] |
 //! | lifetime | any | any | at most [`LEAF_SECONDS_MAX`] | at most [`LEAF_SECONDS_MAX`] |
 //!
 //! All are signed with Ed25519 and X.509 v3; subject and authority key identifiers may be there (not critical), no other extension.
@@ -68,6 +68,8 @@ pub enum Role {
     Statement,
     /// The one of the TPM's attestation key.
     Attestation,
+    /// The one of the key with which the authority signs a build's dispatch.
+    Dispatch,
 }
 
 impl std::fmt::Display for Role {
@@ -77,6 +79,7 @@ impl std::fmt::Display for Role {
             Self::Authority => "authority",
             Self::Statement => "statement",
             Self::Attestation => "attestation",
+            Self::Dispatch => "dispatch",
         })
     }
 }
@@ -258,6 +261,15 @@ impl Authority {
         Ok(StatementCertificate { key: leaf.ed25519_key(Role::Statement)?, id })
     }
 
+    /// Checks the certificate of a dispatch key.
+    ///
+    /// # Errors
+    /// [`CertificateError`] with [`Role::Dispatch`].
+    pub fn dispatch(&self, leaf: &Certificate) -> Result<DispatchCertificate, CertificateError> {
+        let id = self.check_leaf(leaf, Role::Dispatch, Kind::Leaf(EKU_STATEMENT))?;
+        Ok(DispatchCertificate { key: leaf.ed25519_key(Role::Dispatch)?, id })
+    }
+
     /// Checks the certificate of a TPM's attestation key.
     ///
     /// # Errors
@@ -285,6 +297,16 @@ pub struct StatementCertificate {
 pub struct AttestationCertificate {
     /// The key.
     pub key: AttestationKey,
+    /// The build.
+    pub id: SpiffeId,
+}
+
+/// The site vouches: this key was the authority's own, for the dispatch of the build that `id` names. The name alone tells it from
+/// the key of the build's statements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DispatchCertificate {
+    /// The key.
+    pub key: VerifyingKey,
     /// The build.
     pub id: SpiffeId,
 }

@@ -39,6 +39,8 @@ pub struct Binding {
     pub challenge: Challenge,
     /// The digest of the statement key's SubjectPublicKeyInfo.
     pub statement_key_sha256: Sha256Digest,
+    /// Which machine answers: the digest of its endorsement key's SubjectPublicKeyInfo.
+    pub endorsement_key_sha256: Sha256Digest,
 }
 
 /// What the machine leaves as its last word. Canonical JSON.

@@ -22,6 +22,8 @@ pub mod audit;
 pub mod boot;
 pub mod cel;
 pub mod certificate;
+pub mod endorsement;
+pub mod enrolment;
 pub mod event;
 pub mod eventlog;
 pub mod pcr;
@@ -32,6 +34,7 @@ pub mod runtime_log;
 
 // What was observed, and what is said of it.
 pub mod decision;
+pub mod dispatch;
 pub mod log;
 pub mod manifest;
 pub mod provenance;
@@ -41,3 +44,6 @@ pub mod verdict;
 
 // How the two sides talk.
 pub mod link;
+
+// How a TPM writes.
+mod wire;

@@ -8,6 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::challenge::Binding;
+use crate::digest::Sha256Digest;
+use crate::dispatch::Dispatch;
 use crate::manifest::Outcome;
 
 /// The name of the virtio-serial port.
@@ -31,8 +33,8 @@ pub mod path {
     pub const CONFIGURATION: &str = "/v1/configuration";
     /// GET: the site's trust bundle.
     pub const TRUST: &str = "/v1/trust";
-    /// GET: the challenge.
-    pub const CHALLENGE: &str = "/v1/challenge";
+    /// POST: which TPM the machine has; the answer is the challenge, and a credential for that TPM.
+    pub const ENROLMENT: &str = "/v1/enrolment";
     /// POST: the first quote; the answer is the certificates.
     pub const ATTESTATION: &str = "/v1/attestation";
     /// GET: the job document.
@@ -75,8 +77,8 @@ pub struct Attestation {
     pub binding: Binding,
     /// The statement key's SubjectPublicKeyInfo (DER).
     pub statement_key: Blob,
-    /// The attestation key (TPMT_PUBLIC).
-    pub attestation_key: Blob,
+    /// That the machine opened the credential ([`crate::enrolment::proof`]).
+    pub proof: Sha256Digest,
     /// The quote (TPMS_ATTEST).
     pub quote: Blob,
     /// Its signature (TPMT_SIGNATURE).
@@ -101,6 +103,8 @@ pub struct Certificates {
     pub statement: String,
     /// That of the attestation key, PEM.
     pub attestation: String,
+    /// The authority's word that it checked the machine for this build.
+    pub dispatch: Dispatch,
 }
 
 /// Why the authority does not certify a machine.

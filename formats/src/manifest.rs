@@ -83,6 +83,12 @@ pub mod path {
     pub const STATEMENT_KEY: &str = "evidence/certificates/statement.pem";
     /// The certificate of the TPM's attestation key.
     pub const ATTESTATION_KEY: &str = "evidence/certificates/attestation.pem";
+    /// The certificate of the key that signed the dispatch.
+    pub const DISPATCH_KEY: &str = "evidence/certificates/dispatch.pem";
+    /// The authority's word that it checked the machine, for this build, before it handed out the job.
+    pub const DISPATCH: &str = "evidence/dispatch/attestation.dsse.json";
+    /// The authority's summary of that check.
+    pub const DISPATCH_SUMMARY: &str = "evidence/dispatch/summary.dsse.json";
     /// The job document as received.
     pub const JOB: &str = "evidence/job.dsse.json";
     /// The decision on it.

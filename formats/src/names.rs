@@ -35,6 +35,8 @@ pub const PREDICATE_PROVENANCE: &str = "https://slsa.dev/provenance/v1";
 pub const PREDICATE_VERDICT: &str = "https://slsa.dev/verification_summary/v1";
 /// Source: in-toto attestation framework, `spec/predicates/runtime-trace.md`, version 0.1.0. Ours: `docs/predicates/runtime-trace/v0.1.md`.
 pub const PREDICATE_RUNTIME_TRACE: &str = "https://in-toto.io/attestation/runtime-trace/v0.1";
+/// Source: in-toto attestation framework, `spec/predicates/scai.md`, version 0.3. Ours: `docs/predicates/dispatch/v1.md`.
+pub const PREDICATE_SCAI: &str = "https://in-toto.io/attestation/scai/v0.3";
 /// Source: in-toto attestation framework, `spec/v1/statement.md`.
 pub const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 

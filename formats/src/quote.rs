@@ -15,7 +15,6 @@ mod rsa;
 mod signature;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 use p256::ecdsa::signature::Verifier as _;
 
@@ -25,7 +24,7 @@ pub use rsa::RsaKey;
 pub use signature::{QuoteSignature, SignatureError};
 
 use crate::digest::Sha256Digest;
-use wire::Reader;
+use crate::wire::Reader;
 
 /// `TPM_GENERATED_VALUE`: only the TPM puts it at the start of what a restricted key signs.
 const MAGIC: u32 = 0xff54_4347;

@@ -3,6 +3,8 @@
 //! The machine receives these from outside and measures their bytes before it reads them; the verifier gets them by a separate
 //! path. Either side may therefore believe them only as far as PCR 15, or the person who brought them, goes.
 
+use std::collections::BTreeSet;
+
 use ed25519_dalek::VerifyingKey;
 use ed25519_dalek::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -69,9 +71,18 @@ pub struct Policy {
     /// What steps may do beyond their own files: a job with a step of another profile is refused. A site that builds what others use
     /// does not list [`Profile::Debug`].
     pub profiles: Vec<Profile>,
+    /// Which machines may build, each by the digest of its endorsement key; without a list, every machine that the site enrols.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machines: Option<BTreeSet<Sha256Digest>>,
 }
 
 impl Policy {
+    /// Whether the machine with this endorsement key may build.
+    #[must_use]
+    pub fn allows_machine(&self, endorsement_key_sha256: &Sha256Digest) -> bool {
+        self.machines.as_ref().is_none_or(|machines| machines.contains(endorsement_key_sha256))
+    }
+
     /// The first step of `job` whose profile this policy does not allow.
     #[must_use]
     pub fn forbidden_step<'a>(&self, job: &'a Job) -> Option<(usize, &'a Step)> {

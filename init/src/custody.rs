@@ -11,6 +11,7 @@ use ed25519_dalek::{Signer as _, SigningKey};
 use kiln_builder::custody::{Identity, Label, Measurement, Quote, Refusal, Reply, Request, WhichQuote};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse;
+use kiln_formats::enrolment::{self, Credential, SECRET_BYTES};
 use kiln_formats::event::Event;
 use kiln_formats::link::Blob;
 use kiln_formats::manifest::Outcome;
@@ -66,6 +67,8 @@ pub(crate) struct Custody<R> {
     ledger: Ledger<R>,
     statement_key: SigningKey,
     identity: Identity,
+    /// What was in the credential, from its activation to the first quote.
+    secret: Option<Zeroizing<[u8; SECRET_BYTES]>>,
 }
 
 impl<R> fmt::Debug for Custody<R> {
@@ -98,7 +101,7 @@ impl<R: Registers> Custody<R> {
         let statement_key = SigningKey::from_bytes(seed);
         let public = statement_key.verifying_key().to_public_key_der().map_err(|_| CustodyError::Encoding)?;
         identity.statement_key = Blob(public.into_vec());
-        let mut custody = Self { order: Order::new(), ledger, statement_key, identity };
+        let mut custody = Self { order: Order::new(), ledger, statement_key, identity, secret: None };
         custody.measure(&Event::Init(program))?;
         Ok(custody)
     }
@@ -121,6 +124,7 @@ impl<R: Registers> Custody<R> {
                 self.sign(&label, &payload.0).map(|signature| Reply::Signature { signature })
             }
             Request::RuntimeLog => Ok(Reply::RuntimeLog { bytes: Blob(self.ledger.log().to_vec()) }),
+            Request::Activate { credential } => self.activate(&credential).map(|()| Reply::Activated),
             Request::Quote { which, qualifying } => self.quote(which, &qualifying).map(Reply::Quote),
             Request::Done { outcome } => return Ok(self.order.done(outcome).map(|()| Answer::End(outcome))?),
             Request::Fault { code, text } => Err(CustodyError::Builder { code, text }),
@@ -143,11 +147,18 @@ impl<R: Registers> Custody<R> {
         Ok(Blob(signature.to_bytes().to_vec()))
     }
 
+    fn activate(&mut self, credential: &Credential) -> Result<(), CustodyError> {
+        self.order.activate()?;
+        self.secret = Some(self.ledger.activate(credential)?);
+        Ok(())
+    }
+
     fn quote(&mut self, which: WhichQuote, qualifying: &Sha256Digest) -> Result<Quote, CustodyError> {
         self.order.quote(which)?;
         let quote = self.ledger.quote(qualifying)?;
         let runtime_log = Blob(self.ledger.log().to_vec());
-        Ok(Quote { attest: Blob(quote.attest), signature: Blob(quote.signature), runtime_log })
+        let proof = self.secret.take().map(|secret| enrolment::proof(&secret, qualifying));
+        Ok(Quote { attest: Blob(quote.attest), signature: Blob(quote.signature), runtime_log, proof })
     }
 }
 

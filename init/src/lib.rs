@@ -5,9 +5,8 @@
 //! child; PID 1 answers it ([`kiln_builder::custody`] has the order that it insists on) until the job has ended; power off.
 //! Whatever fails on the way is a fault: one line on the console, no evidence, power off.
 //!
-//! [`start`] takes the builder as an argument, so that `examples/rehearsal.rs` plays a whole life against a real kernel and TPM
-//! without a link. Deliberately absent: a shell, a service manager, a network, any file that is read for configuration, any way
-//! to go on after something failed.
+//! [`start`] takes the builder as an argument: PID 1 knows it only as a child that asks. Deliberately absent: a shell, a service
+//! manager, a network, any file that is read for configuration, any way to go on after something failed.
 
 #![deny(unsafe_code)]
 
@@ -77,7 +76,7 @@ fn live() -> Result<Outcome, Fault> {
     let firmware_log = measure::firmware_log()?;
     let anchor = Anchor::open()?;
     let identity = Identity {
-        ak_public: Blob(anchor.public().to_vec()),
+        enrolment: anchor.enrolment(),
         statement_key: Blob::default(),
         firmware_log: Blob(firmware_log),
         init_uptime_us,

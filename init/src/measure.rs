@@ -9,11 +9,14 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use kiln_formats::digest::{Digester, Sha256Digest};
+use kiln_formats::enrolment::{Credential, Enrolment, SECRET_BYTES};
 use kiln_formats::event::Event;
+use kiln_formats::link::Blob;
 use kiln_formats::link::FIRMWARE_LOG_BYTES_MAX;
 use kiln_formats::pcr::{Bank, BankDigest, PcrIndex, PcrIndexError};
 use kiln_formats::runtime_log::{BootId, RuntimeLogError, Writer};
-use kiln_tpm::{AttestationKey, SignedQuote, Tpm, TpmError};
+use kiln_tpm::{AttestationKey, EndorsementKey, SignedQuote, Tpm, TpmError};
+use zeroize::Zeroizing;
 
 /// The device with the kernel's resource manager. Source: Linux, Documentation/security/tpm/tpm_tis.rst and tpm-dev-common.c.
 const DEVICE: &str = "/dev/tpmrm0";
@@ -92,6 +95,12 @@ pub(crate) trait Registers {
     /// [`TpmError`].
     fn extend(&mut self, digests: &[BankDigest]) -> Result<(), TpmError>;
 
+    /// Opens a credential for this boot's attestation key.
+    ///
+    /// # Errors
+    /// [`TpmError`].
+    fn activate(&mut self, credential: &Credential) -> Result<Zeroizing<[u8; SECRET_BYTES]>, TpmError>;
+
     /// Quotes sha256:0-15.
     ///
     /// # Errors
@@ -99,10 +108,11 @@ pub(crate) trait Registers {
     fn quote(&mut self, qualifying: &Sha256Digest) -> Result<SignedQuote, TpmError>;
 }
 
-/// The machine's TPM, reachable by nobody else, and this boot's attestation key in it.
+/// The machine's TPM, reachable by nobody else, with the key that it was born with and this boot's attestation key.
 #[derive(Debug)]
 pub(crate) struct Anchor {
     tpm: Tpm,
+    endorsement: EndorsementKey,
     key: AttestationKey,
 }
 
@@ -123,13 +133,20 @@ impl Anchor {
         untouched(|index| tpm.pcr(index))?;
         let mut unique = [0; 32];
         getrandom::fill(&mut unique).map_err(|source| MeasureError::Random { source })?;
+        let endorsement = tpm.endorsement_key()?;
         let key = tpm.create_attestation_key(&unique)?;
-        Ok(Self { tpm, key })
+        Ok(Self { tpm, endorsement, key })
     }
 
-    /// The attestation key: `TPMT_PUBLIC`.
-    pub(crate) fn public(&self) -> &[u8] {
-        self.key.public()
+    /// What the authority is told of the TPM.
+    pub(crate) fn enrolment(&self) -> Enrolment {
+        let blobs = |certificates: &[Vec<u8>]| certificates.iter().cloned().map(Blob).collect();
+        Enrolment {
+            certificates: blobs(self.endorsement.certificates()),
+            chain: blobs(self.endorsement.chain()),
+            endorsement_key: Blob(self.endorsement.public().to_vec()),
+            attestation_key: Blob(self.key.public().to_vec()),
+        }
     }
 
     /// The banks that every event is extended in.
@@ -156,6 +173,10 @@ fn untouched(mut read: impl FnMut(PcrIndex) -> Result<Sha256Digest, TpmError>) -
 impl Registers for Anchor {
     fn extend(&mut self, digests: &[BankDigest]) -> Result<(), TpmError> {
         self.tpm.extend(digests)
+    }
+
+    fn activate(&mut self, credential: &Credential) -> Result<Zeroizing<[u8; SECRET_BYTES]>, TpmError> {
+        self.tpm.activate(&self.key, &self.endorsement, credential)
     }
 
     fn quote(&mut self, qualifying: &Sha256Digest) -> Result<SignedQuote, TpmError> {
@@ -195,6 +216,14 @@ impl<R: Registers> Ledger<R> {
         self.registers.extend(&entry.digests)?;
         self.log.extend_from_slice(&entry.bytes);
         Ok(())
+    }
+
+    /// What is in a credential for this boot's attestation key.
+    ///
+    /// # Errors
+    /// [`MeasureError::Tpm`].
+    pub(crate) fn activate(&mut self, credential: &Credential) -> Result<Zeroizing<[u8; SECRET_BYTES]>, MeasureError> {
+        Ok(self.registers.activate(credential)?)
     }
 
     /// A quote over `qualifying`.

@@ -2,7 +2,7 @@
 //!
 //! [`Order`] is asked before each act; a yes is recorded at once, because an act that fails after it ends the machine. What
 //! holds after any sequence of yeses: one job, at most one ALLOW, nothing signed but the payload that the last event names, no
-//! record of a step without an ALLOW, its begin and its trace, nothing measured after `final`, nothing at all after the last quote.
+//! record of a step without an ALLOW, its begin and its trace, no quote of a machine that did not enrol, nothing measured after `final`, nothing at all after the last quote.
 
 use std::collections::BTreeSet;
 
@@ -26,6 +26,8 @@ enum Stage {
     Configured,
     /// So is the trust bundle.
     Trusted,
+    /// The credential of the enrolment was opened.
+    Activated,
     /// The first quote was made.
     Attested,
     /// A job is there, undecided.
@@ -199,13 +201,25 @@ impl Order {
         }
     }
 
+    /// May a credential be opened now? Once, when the machine knows whom it talks to and before it vouches for anything.
+    ///
+    /// # Errors
+    /// [`Violation::OutOfOrder`].
+    pub(crate) fn activate(&mut self) -> Result<(), Violation> {
+        if self.stage != Stage::Trusted {
+            return Err(Violation::OutOfOrder { act: "the activation of a credential".to_owned() });
+        }
+        self.stage = Stage::Activated;
+        Ok(())
+    }
+
     /// May this quote be made now?
     ///
     /// # Errors
     /// [`Violation::OutOfOrder`].
     pub(crate) fn quote(&mut self, which: WhichQuote) -> Result<(), Violation> {
         self.stage = match (&self.stage, which) {
-            (Stage::Trusted, WhichQuote::First) => Stage::Attested,
+            (Stage::Activated, WhichQuote::First) => Stage::Attested,
             (Stage::Finished { outcome }, WhichQuote::Last) => Stage::Closed { outcome: *outcome },
             _ => return Err(Violation::OutOfOrder { act: format!("the {which:?} quote") }),
         };
@@ -225,7 +239,15 @@ impl Order {
     }
 
     fn has_had_a_job(&self) -> bool {
-        !matches!(self.stage, Stage::Started | Stage::Identified | Stage::Configured | Stage::Trusted | Stage::Attested)
+        !matches!(
+            self.stage,
+            Stage::Started
+                | Stage::Identified
+                | Stage::Configured
+                | Stage::Trusted
+                | Stage::Activated
+                | Stage::Attested
+        )
     }
 }
 

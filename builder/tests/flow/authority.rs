@@ -13,7 +13,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use kiln_formats::canonical;
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::link::path;
+use kiln_formats::link::{Attestation, Certificates, path};
 use tokio::io::DuplexStream;
 
 use crate::site;
@@ -30,6 +30,8 @@ pub(crate) struct Authority {
     pub(crate) document: Vec<u8>,
     pub(crate) inputs: BTreeMap<String, Vec<u8>>,
     pub(crate) changed: Changed,
+    /// What a machine gets for its answer; nothing: what it should.
+    pub(crate) certifies: Option<fn(&Attestation) -> Certificates>,
     /// Hangs up when a path that starts so is asked for, after the first piece of its body.
     pub(crate) hangs_up: Option<&'static str>,
 }
@@ -95,24 +97,30 @@ impl Authority {
                 break;
             }
         }
+        let body = bytes.clone();
         got.lock().unwrap().bodies.insert(at.clone(), bytes);
         got.lock().unwrap().took.insert(at.clone(), begin.elapsed());
         if hangs_up {
             hang_up.notify_one();
             std::future::pending::<()>().await;
         }
-        let (status, body) = self.changed.get(&at).cloned().unwrap_or_else(|| self.regular(&at));
+        let (status, body) = self.changed.get(&at).cloned().unwrap_or_else(|| self.regular(&at, &body));
         let mut response = Response::new(Full::from(body));
         *response.status_mut() = status;
         response
     }
 
-    fn regular(&self, at: &str) -> (StatusCode, Vec<u8>) {
+    fn regular(&self, at: &str, body: &[u8]) -> (StatusCode, Vec<u8>) {
         let body = match at {
             path::CONFIGURATION => canonical::to_vec(&site::configuration()).unwrap(),
             path::TRUST => canonical::to_vec(&site::trust()).unwrap(),
-            path::CHALLENGE => canonical::to_vec(&site::challenge(&self.document)).unwrap(),
-            path::ATTESTATION => canonical::to_vec(&site::certificates(site::STATEMENT)).unwrap(),
+            path::ENROLMENT => canonical::to_vec(&site::enrolled(&self.document)).unwrap(),
+            path::ATTESTATION => {
+                let answer: Attestation = serde_json::from_slice(body).unwrap();
+                let good: fn(&Attestation) -> Certificates =
+                    |answer| site::certificates(site::STATEMENT, site::DISPATCH, answer);
+                canonical::to_vec(&self.certifies.unwrap_or(good)(&answer)).unwrap()
+            }
             path::JOB => self.document.clone(),
             _ => match at.strip_prefix(path::INPUTS) {
                 None => return (StatusCode::NO_CONTENT, Vec::new()),

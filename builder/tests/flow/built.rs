@@ -165,6 +165,7 @@ fn everything_happens_in_one_order(bench: &mut Bench) {
     let expected = [
         "configuration",
         "trust",
+        "activate",
         "quote First",
         "job",
         "allow",
@@ -195,7 +196,7 @@ fn everything_happens_in_one_order(bench: &mut Bench) {
     let expected = [
         "GET /v1/configuration",
         "GET /v1/trust",
-        "GET /v1/challenge",
+        "POST /v1/enrolment",
         "POST /v1/attestation",
         "GET /v1/job",
         &input,

@@ -2,12 +2,12 @@
 
 use hyper::StatusCode;
 use kiln_formats::canonical;
-use kiln_formats::link::{NotAttested, path};
+use kiln_formats::link::{Attestation, Blob, NotAttested, path};
 
 use crate::Case;
 use crate::authority::Authority;
 use crate::bench::{Bench, job, offering};
-use crate::site::{self, SIGNER};
+use crate::site::{self, DISPATCH, SIGNER, STATEMENT};
 
 pub(crate) const CASES: &[Case] = &[
     ("documents_are_measured_and_then_believed", documents_are_measured_and_then_believed),
@@ -40,20 +40,30 @@ fn documents_are_measured_and_then_believed(bench: &mut Bench) {
     newer.policy.version = 2;
     let newer = canonical::to_vec(&newer).unwrap();
     assert_eq!(fault(bench, good().with(path::TRUST, StatusCode::OK, newer)), "document");
-    assert_eq!(fault(bench, good().with(path::CHALLENGE, StatusCode::OK, "null")), "document");
+    assert_eq!(fault(bench, good().with(path::ENROLMENT, StatusCode::OK, "null")), "document");
 }
 
 fn a_machine_that_is_not_certified_sees_no_job(bench: &mut Bench) {
     let answer = NotAttested { code: "pcr".into(), object: "PCR 11".into(), reason: "another image".into() };
     let not_attested = good().with(path::ATTESTATION, StatusCode::FORBIDDEN, canonical::to_vec(&answer).unwrap());
-    let other_key = canonical::to_vec(&site::certificates(SIGNER)).unwrap();
-    let mut no_chain = site::certificates(site::STATEMENT);
-    no_chain.authority = no_chain.statement.clone();
-    let no_chain = canonical::to_vec(&no_chain).unwrap();
+    let certifying = |certifies| Authority { certifies: Some(certifies), ..good() };
+    let other_key = certifying(|answer| site::certificates(SIGNER, DISPATCH, answer));
+    let no_chain = certifying(|answer| {
+        let mut no_chain = site::certificates(STATEMENT, DISPATCH, answer);
+        no_chain.authority = no_chain.statement.clone();
+        no_chain
+    });
+    let nobodys_word = certifying(|answer| site::certificates(STATEMENT, SIGNER, answer));
+    let another_quote = certifying(|answer| {
+        let quote = Blob(b"another".to_vec());
+        site::certificates(STATEMENT, DISPATCH, &Attestation { quote, ..answer.clone() })
+    });
     let expected = [
         ("not_attested", not_attested),
-        ("certificate", good().with(path::ATTESTATION, StatusCode::OK, other_key)),
-        ("certificate", good().with(path::ATTESTATION, StatusCode::OK, no_chain)),
+        ("certificate", other_key),
+        ("certificate", no_chain),
+        ("dispatch", nobodys_word),
+        ("dispatch", another_quote),
         ("document", good().with(path::ATTESTATION, StatusCode::OK, "no certificates")),
     ];
     for (code, authority) in expected {
@@ -81,7 +91,7 @@ fn answers_are_bounded_and_expected(bench: &mut Bench) {
     let large = vec![b' '; 1 << 20];
     assert_eq!(fault(bench, good().with(path::CONFIGURATION, StatusCode::OK, large)), "link_too_large");
     let silent_no = StatusCode::INTERNAL_SERVER_ERROR;
-    for at in [path::TRUST, path::CHALLENGE, path::JOB, path::DECISION, "/v1/logs/first"] {
+    for at in [path::TRUST, path::JOB, path::DECISION, "/v1/logs/first"] {
         assert_eq!(fault(bench, good().with(at, silent_no, "")), "link_answer", "{at}");
     }
     let input = good().inputs.keys().next().map(|digest| format!("{}{digest}", path::INPUTS)).unwrap();

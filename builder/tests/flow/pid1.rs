@@ -7,10 +7,11 @@ use ed25519_dalek::Signer as _;
 use kiln_builder::custody::{Identity, Measurement, Quote, Reply, Request, WhichQuote, receive, send};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::pae;
+use kiln_formats::enrolment::Enrolment;
 use kiln_formats::event::Event;
 use kiln_formats::link::Blob;
 
-use crate::site::{STATEMENT, key, spki};
+use crate::site::{STATEMENT, endorsement_key, key, spki};
 
 /// What it was asked, as one line for each request but those for the log.
 #[derive(Debug, Default)]
@@ -45,7 +46,7 @@ fn answer(request: Request, asked: &mut Asked) -> Option<Reply> {
     let mut said = |line: String| asked.lines.push(line);
     Some(match request {
         Request::Hello => Reply::Identity(Identity {
-            ak_public: Blob(b"ak".to_vec()),
+            enrolment: Enrolment { endorsement_key: Blob(endorsement_key()), ..Enrolment::default() },
             statement_key: Blob(spki(STATEMENT)),
             firmware_log: Blob(b"firmware".to_vec()),
             init_uptime_us: 7,
@@ -69,6 +70,10 @@ fn answer(request: Request, asked: &mut Asked) -> Option<Reply> {
             let signature = key(STATEMENT).sign(&pae(label.payload_type(), &payload.0)).to_bytes();
             Reply::Signature { signature: Blob(signature.to_vec()) }
         }
+        Request::Activate { .. } => {
+            said("activate".into());
+            Reply::Activated
+        }
         Request::RuntimeLog => Reply::RuntimeLog { bytes: Blob(asked.runtime_log()) },
         Request::Quote { which, qualifying } => {
             said(format!("quote {which:?}"));
@@ -79,6 +84,7 @@ fn answer(request: Request, asked: &mut Asked) -> Option<Reply> {
                 attest: Blob(attest.into_bytes()),
                 signature: Blob(b"signature".to_vec()),
                 runtime_log: Blob(asked.runtime_log()),
+                proof: (which == WhichQuote::First).then(|| Sha256Digest::of(b"proof")),
             })
         }
         Request::Done { .. } | Request::Fault { .. } => return None,

@@ -33,6 +33,7 @@ fn refused(bench: &mut Bench, authority: Authority) -> Refusal {
         !file.starts_with("evidence/boot/")
             && !file.starts_with("evidence/quotes/")
             && !file.starts_with("evidence/certificates/")
+            && !file.starts_with("evidence/dispatch/")
             && ![file::JOB, file::DECISION].contains(&file)
     };
     assert!(!manifest.files.iter().any(|file| unexpected(&file.path)), "{:?}", manifest.files);
@@ -40,6 +41,7 @@ fn refused(bench: &mut Bench, authority: Authority) -> Refusal {
     let expected = [
         "configuration",
         "trust",
+        "activate",
         "quote First",
         "job",
         "decision",

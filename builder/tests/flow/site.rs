@@ -7,10 +7,12 @@ use kiln_formats::canonical;
 use kiln_formats::certificate::{EKU_ATTESTATION, EKU_STATEMENT};
 use kiln_formats::challenge::Challenge;
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::dispatch::{Dispatch, Dispatched};
 use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::enrolment::{Credential, Enrolled};
 use kiln_formats::job::Profile;
-use kiln_formats::link::Certificates;
-use kiln_formats::names::{BUILDER_FIRMWARE, PAYLOAD_JOB};
+use kiln_formats::link::{Attestation, Blob, Certificates};
+use kiln_formats::names::{BUILDER_FIRMWARE, PAYLOAD_JOB, PAYLOAD_STATEMENT};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Configuration, Policy, PublicKey, TrustBundle};
 use p256::pkcs8::EncodePublicKey as _;
@@ -34,6 +36,7 @@ pub(crate) const NOW: i64 = 1_790_000_000;
 /// Seeds of keys.
 pub(crate) const SIGNER: u8 = 4;
 pub(crate) const STATEMENT: u8 = 3;
+pub(crate) const DISPATCH: u8 = 5;
 const AUTHORITY: u8 = 2;
 const ROOT: u8 = 1;
 
@@ -70,7 +73,7 @@ pub(crate) fn trust() -> TrustBundle {
     let job_signers = vec![PublicKey(key(SIGNER).verifying_key())];
     let profiles = vec![Profile::Strict, Profile::Loopback];
     let root = issue(&Draft::authority("root", "root", ROOT, ROOT, None));
-    TrustBundle { version: 1, root, policy: Policy { version: 1, builder_ids, job_signers, profiles } }
+    TrustBundle { version: 1, root, policy: Policy { version: 1, builder_ids, job_signers, profiles, machines: None } }
 }
 
 pub(crate) fn challenge(document: &[u8]) -> Challenge {
@@ -84,14 +87,49 @@ pub(crate) fn challenge(document: &[u8]) -> Challenge {
     }
 }
 
-/// The chain under this site's root, for the statement key of this seed.
-pub(crate) fn certificates(statement: u8) -> Certificates {
+/// A challenge, and a credential that the test's PID 1 opens whatever is in it.
+pub(crate) fn enrolled(document: &[u8]) -> Enrolled {
+    Enrolled { challenge: challenge(document), credential: Credential::of_contents(b"id", b"seed").unwrap() }
+}
+
+/// The public area of an endorsement key: template L-2 of the TCG's profile, and a point.
+pub(crate) fn endorsement_key() -> Vec<u8> {
+    let policy = hex::decode("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa").unwrap();
+    let key = p256::ecdsa::SigningKey::from_slice(&[0x43; 32]).unwrap();
+    let point = key.verifying_key().to_sec1_point(false);
+    let words = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
+    let (x, y) = (point.x().unwrap(), point.y().unwrap());
+    [
+        words(&[0x23, 0x0b, 0x3, 0xb2, 32]),
+        policy,
+        words(&[6, 128, 0x43, 0x10, 3, 0x10, 32]),
+        x.to_vec(),
+        words(&[32]),
+        y.to_vec(),
+    ]
+    .concat()
+}
+
+/// The chain under this site's root, for the statement key of this seed, and the word on this answer, signed with that one.
+pub(crate) fn certificates(statement: u8, dispatch: u8, answer: &Attestation) -> Certificates {
+    let said = Dispatched { binding: &answer.binding, quote: &answer.quote.0, builder_id: BUILDER_FIRMWARE };
+    let sign = |statement: Vec<u8>| {
+        let signature = key(dispatch).sign(&pae(PAYLOAD_STATEMENT, &statement)).to_bytes();
+        Blob(Envelope::new(PAYLOAD_STATEMENT, &statement, &signature).to_vec().unwrap())
+    };
+    let used = Sha256Digest::of(b"reference");
+    let dispatch = Dispatch {
+        certificate: issue(&Draft::leaf("dispatch", EKU_STATEMENT, spki(DISPATCH))),
+        attestation: sign(canonical::to_vec(&said.attestation(used).unwrap()).unwrap()),
+        summary: sign(canonical::to_vec(&said.summary(used).unwrap()).unwrap()),
+    };
     let attestation = p256::ecdsa::SigningKey::from_slice(&[0x42; 32]).unwrap();
     let attestation = attestation.verifying_key().to_public_key_der().unwrap().into_vec();
     Certificates {
         authority: issue(&Draft::authority("authority", "root", AUTHORITY, ROOT, Some(0))),
         statement: issue(&Draft::leaf("statement", EKU_STATEMENT, spki(statement))),
         attestation: issue(&Draft::leaf("attestation", EKU_ATTESTATION, attestation)),
+        dispatch,
     }
 }
 

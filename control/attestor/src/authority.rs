@@ -1,6 +1,6 @@
 //! Serves one machine, over one link, in one order:
 //!
-//! 1. [`Authority::admit`]: configuration, trust bundle, challenge, attestation, certificates;
+//! 1. [`Authority::admit`]: configuration, trust bundle, enrolment, challenge, attestation, certificates;
 //! 2. [`Authority::hand_over`]: the job, its inputs, the decision;
 //! 3. [`Authority::take_in`]: the steps' logs, the bundle's files, the last message.
 //!
@@ -26,6 +26,7 @@ use kiln_formats::canonical;
 use kiln_formats::challenge::{self, Challenge};
 use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::enrolment::{ENROLMENT_BYTES_MAX, Enrolled, SECRET_BYTES};
 use kiln_formats::job::check::ITEMS_MAX;
 use kiln_formats::link::{Attestation, Certificates, Done, MESSAGE_BYTES_MAX, SILENCE_MS_MAX, path};
 use kiln_formats::log::{Frame, Order, split_first};
@@ -35,15 +36,19 @@ use kiln_formats::record::StepRecord;
 use kiln_formats::reference::Reference;
 use kiln_formats::timestamp::Timestamp;
 use kiln_verifier::Finding;
+use kiln_verifier::attestation::Offer as Offered;
+use kiln_verifier::enrolment::unreadable;
 use tokio::io::{AsyncRead, AsyncWrite};
+use zeroize::Zeroizing;
 
 pub use fault::Fault;
 
+use crate::credential::{self, CredentialError};
 use crate::intake::Intake;
 use crate::ledger::Act;
 use crate::link::{Exchange, Link};
 use crate::offer::Offer;
-use crate::site::Site;
+use crate::site::{Site, enrolment};
 use crate::state::{Refusal, State};
 use crate::{input, link};
 
@@ -236,26 +241,39 @@ impl Authority<'_> {
         exchange.answer(StatusCode::OK, configuration.clone());
         let exchange = expect(link, &Method::GET, path::TRUST, SILENCE).await?;
         exchange.answer(StatusCode::OK, self.site.trust_bytes().to_vec());
-        let exchange = expect(link, &Method::GET, path::CHALLENGE, SILENCE).await?;
-        let challenge = self.challenge().await?;
+        let mut exchange = expect(link, &Method::POST, path::ENROLMENT, SILENCE).await?;
+        let message = exchange.message(SILENCE, ENROLMENT_BYTES_MAX).await?;
+        let now = (self.surroundings.now)().ok_or(Fault::Clock)?;
+        let roots = enrolment::read(self.site.directory())?;
+        let machine = match checks::enrolment(&message, &roots, now) {
+            Err(findings) => return self.refuse(exchange, None, findings).await,
+            Ok(machine) => machine,
+        };
+        let mut secret = Zeroizing::new([0; SECRET_BYTES]);
+        (self.surroundings.random)(secret.as_mut_slice())?;
+        let (key, name) = (&machine.endorsement_key, machine.attestation_key.name());
+        let credential = match credential::make(key, &name, &secret, self.surroundings.random) {
+            Err(CredentialError::Random { source }) => return Err(source.into()),
+            Err(error @ CredentialError::Key) => return self.refuse(exchange, None, unreadable(&error).0).await,
+            Ok(credential) => credential,
+        };
+        let challenge = self.challenge(key.sha256(), now).await?;
         let build_id = build_id.get_or_init(|| challenge.build_id.clone());
-        exchange.answer(StatusCode::OK, encode(&challenge)?);
+        exchange.answer(StatusCode::OK, encode(&Enrolled { challenge: challenge.clone(), credential })?);
 
         let mut exchange = expect(link, &Method::POST, path::ATTESTATION, SILENCE).await?;
         let attestation: Attestation = decode(&mut exchange).await?;
-        let attested = match checks::attestation(self, &attestation, &challenge, &configuration)? {
+        let offer =
+            Offered { machine: &machine, secret: &secret, challenge: &challenge, configuration: &configuration };
+        let attested = match checks::attestation(self, &attestation, &offer)? {
             Ok(attested) => attested,
-            Err(findings) => {
-                let (code, object) = findings.first().map_or(("unknown", ""), |first| (first.code, &first.object));
-                self.record(Act::refused(Some(build_id.clone()), code, object)).await?;
-                return refuse(exchange, findings);
-            }
+            Err(findings) => return self.refuse(exchange, Some(build_id), findings).await,
         };
         let Some(claim) = Claim::take(self.taken) else {
             self.record(Act::refused(Some(build_id.clone()), Refusal::JobTaken.code(), "job")).await?;
             return refuse(exchange, checks::refusal(Refusal::JobTaken));
         };
-        let (certificates, certified): (Certificates, _) = checks::certify(self, &attested, &challenge)?;
+        let (certificates, certified): (Certificates, _) = checks::certify(self, &attested, &attestation)?;
         match self.record(certified).await {
             Ok(()) => claim.keep(),
             Err(Fault::Forbidden { refusal }) => return refuse(exchange, checks::refusal(refusal)),
@@ -271,7 +289,7 @@ impl Authority<'_> {
     }
 
     /// A challenge of a new build, which the state knows before the machine does.
-    async fn challenge(&self) -> Result<Challenge, Fault> {
+    async fn challenge(&self, ek_sha256: Sha256Digest, issued: Timestamp) -> Result<Challenge, Fault> {
         let (mut build_id, mut nonce) = ([0; 16], [0; 32]);
         (self.surroundings.random)(&mut build_id)?;
         (self.surroundings.random)(&mut nonce)?;
@@ -282,7 +300,7 @@ impl Authority<'_> {
             nonce: Sha256Digest::from_bytes(nonce),
             job_sha256: self.offer.sha256(),
             image_sha256: self.reference.image_sha256,
-            issued: (self.surroundings.now)().ok_or(Fault::Clock)?,
+            issued,
         };
         self.record(Act::Challenged {
             build_id: challenge.build_id.clone(),
@@ -290,10 +308,22 @@ impl Authority<'_> {
             job_sha256: challenge.job_sha256,
             image_sha256: challenge.image_sha256,
             builder_id: self.builder_id.to_owned(),
-            ek_sha256: None,
+            ek_sha256: Some(ek_sha256),
         })
         .await?;
         Ok(challenge)
+    }
+
+    /// Records why a machine is refused, and then tells it.
+    async fn refuse(
+        &self,
+        exchange: Exchange,
+        build_id: Option<&Name>,
+        findings: Vec<Finding>,
+    ) -> Result<Result<Admitted, Vec<Finding>>, Fault> {
+        let (code, object) = findings.first().map_or(("unknown", ""), |first| (first.code, &first.object));
+        self.record(Act::refused(build_id.cloned(), code, object)).await?;
+        refuse(exchange, findings)
     }
 
     /// From the job to the decision: the document as it is, then the inputs that the machine asks for.

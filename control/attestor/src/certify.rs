@@ -86,6 +86,8 @@ pub(crate) enum Purpose<'a> {
         /// Its DNS names and addresses.
         names: &'a [ServerName],
     },
+    /// Signs a build's dispatch, in this name.
+    Dispatch(&'a SpiffeId),
 }
 
 /// A certificate to be.
@@ -155,7 +157,7 @@ impl Purpose<'_> {
         match self {
             Self::Root => BasicConstraints { ca: true, path_len_constraint: None },
             Self::Authority => BasicConstraints { ca: true, path_len_constraint: Some(0) },
-            Self::Statement(_) | Self::Attestation(_) | Self::Server { .. } => {
+            Self::Statement(_) | Self::Attestation(_) | Self::Dispatch(_) | Self::Server { .. } => {
                 BasicConstraints { ca: false, path_len_constraint: None }
             }
         }
@@ -164,7 +166,9 @@ impl Purpose<'_> {
     fn usage(&self) -> KeyUsages {
         match self {
             Self::Root | Self::Authority => KeyUsages::KeyCertSign,
-            Self::Statement(_) | Self::Attestation(_) | Self::Server { .. } => KeyUsages::DigitalSignature,
+            Self::Statement(_) | Self::Attestation(_) | Self::Dispatch(_) | Self::Server { .. } => {
+                KeyUsages::DigitalSignature
+            }
         }
     }
 
@@ -173,7 +177,7 @@ impl Purpose<'_> {
         let uri = |id: &str| Ok::<_, CertifyError>(GeneralName::UniformResourceIdentifier(Ia5String::new(id)?));
         Ok(match self {
             Self::Root | Self::Authority => None,
-            Self::Statement(id) => Some((EKU_STATEMENT, vec![uri(&id.to_string())?])),
+            Self::Statement(id) | Self::Dispatch(id) => Some((EKU_STATEMENT, vec![uri(&id.to_string())?])),
             Self::Attestation(id) => Some((EKU_ATTESTATION, vec![uri(&id.to_string())?])),
             Self::Server { id, names } => {
                 let names = names.iter().map(|name| match name {

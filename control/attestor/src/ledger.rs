@@ -96,6 +96,8 @@ pub enum Act {
         attestation: Issued,
         /// The certificate of the key that signs statements.
         statement: Issued,
+        /// The certificate of the key that signed the dispatch.
+        dispatch: Issued,
     },
     /// It handed a job over.
     HandedOver {

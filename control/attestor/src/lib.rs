@@ -4,13 +4,15 @@
 //! [`Offer`] is one job with its files; [`Authority`] serves one machine, over one link, in one fixed order; [`service`] serves many,
 //! over a network.
 //!
-//! Deliberately absent: which TPMs belong to the site (a software TPM belongs to whoever runs it, and its builder id says so),
-//! and any judgement of the evidence but that of the first quote.
+//! A machine proves first which TPM it has: [`site::enrolment`] says whose TPMs count, [`credential`] makes what only that TPM opens.
+//!
+//! Deliberately absent: any judgement of the evidence but that of the first quote.
 
 #![forbid(unsafe_code)]
 
 mod authority;
 mod certify;
+pub mod credential;
 mod input;
 mod intake;
 pub mod ledger;
@@ -22,6 +24,7 @@ pub mod state;
 
 pub use authority::{Authority, BOOT, Fault, Listener, Outcome, Report, Surroundings};
 pub use certify::CertifyError;
+pub use credential::CredentialError;
 pub use intake::IntakeError;
 pub use link::LinkError;
 pub use offer::{Offer, OfferError};

@@ -9,6 +9,7 @@
 //! | `authority.key`, `authority.pem` | certifies builds | the authority |
 //! | `invoker.key` | signs jobs | whoever orders builds |
 //! | `reference/*.json` | what images must yield | the authority, verifiers |
+//! | `enrolment/` | whose TPMs are taken for TPMs (see [`enrolment`]) | the authority |
 //! | `secure-boot/` | keys of Secure Boot and what enrols them (see kiln-image) | who signs images, who owns machines |
 //! | `attestor.db` | what the authority remembers, and its ledger ([`crate::state`]) | the authority |
 //! | `tpm-ca/` | certifies the TPMs of virtual machines | the machine's owner |
@@ -17,6 +18,7 @@
 //! Deliberately absent: changing a site, but for its state. [`create`] makes one whole, or nothing.
 
 mod create;
+pub mod enrolment;
 mod files;
 #[cfg(test)]
 mod tests;

@@ -71,6 +71,9 @@ pub(crate) enum Problem {
     /// A file larger than anything that it could be.
     #[error("{} is larger than {bytes_max} bytes", path.display())]
     TooLarge { path: std::path::PathBuf, bytes_max: u64 },
+    /// A file whose name is not text.
+    #[error("{} has a name that is not text: it is kept under that name", path.display())]
+    NoName { path: std::path::PathBuf },
     /// A draft with mistakes, which were printed.
     #[error("{} has {count} mistake(s)", path.display())]
     Draft { path: std::path::PathBuf, count: usize },

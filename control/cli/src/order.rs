@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use kiln_attestor::site::Site;
+use kiln_attestor::site::enrolment::{self, Role};
+use kiln_attestor::site::{Site, path as site_path};
 use kiln_attestor::state::State;
 use kiln_attestor::{Authority, BOOT, Fault, LinkError, Offer, Outcome};
 use kiln_formats::decision::{Refusal, Ruling};
@@ -150,8 +151,14 @@ impl Order<'_> {
         // First: a machine that could not be remembered is not started.
         let state = State::open(self.site).or_exit(Exit::Infrastructure)?;
         screen.begin("boot");
-        let tpm_ca = self.site.directory().join(kiln_attestor::site::path::TPM_CA);
+        let tpm_ca = self.site.directory().join(site_path::TPM_CA);
         let ca = TpmCa::open_or_make(&tpm_ca, &host.tools).await.or_exit(Exit::Infrastructure)?;
+        // The site's own TPMs are TPMs to it; what they are worth its builder ids say.
+        let vouching = [(Role::Root, ca.root_certificate()), (Role::Issuer, ca.issuer_certificate())];
+        for (role, file) in vouching {
+            enrolment::add_certificate(self.site.directory(), role, site_path::TPM_CA, &file)
+                .or_exit(Exit::Infrastructure)?;
+        }
         let machine = Machine {
             boot: self.boot.of(self.image, self.signed),
             memory_mib: self.memory_mib,

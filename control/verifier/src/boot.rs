@@ -2,9 +2,11 @@
 //!
 //! Both logs, replayed, give exactly what the TPM quoted; what they say is what the image must yield under the configuration in
 //! the bundle and the trust bundle that follows from the anchors. A quote carries one digest over all registers, so the logs
-//! are first held against the reference values, which names what differs, then against the quote, which proves the logs.
+//! are first held against the reference values, which names what differs, then against the quote, which proves the logs. And the
+//! authority said, before it handed out the job, that it checked this start.
 
 mod compare;
+mod dispatch;
 mod events;
 mod logs;
 
@@ -70,6 +72,7 @@ pub(crate) fn check<'a>(quoted: QuotedEvidence<'a>, anchors: &Anchors) -> Result
         return Err(Finding::new(GATE, "manifest_event", path::RUNTIME_LOG, reason).into());
     }
     check_names(&quoted, &started.configuration)?;
+    dispatch::check(&quoted, &started.configuration)?;
     let Started { configuration, trust_sha256 } = started;
     Ok(BootedEvidence { quoted, configuration, trust_sha256, events })
 }
@@ -142,17 +145,18 @@ fn check_trust(boot: BootEvents, anchors: &Anchors) -> Result<(), Finding> {
     Ok(())
 }
 
-/// Both certificates are in the name of this build at this site.
+/// Both certificates are in the name of this machine and this build at this site.
 fn check_names(quoted: &QuotedEvidence<'_>, configuration: &Configuration) -> Result<(), Finding> {
     let build_id = &quoted.whole.binding.challenge.build_id;
-    let statement = SpiffeId::statement(&configuration.trust_domain, build_id);
-    let attestation = SpiffeId::attestation(&configuration.trust_domain, build_id);
+    let machine = &quoted.whole.binding.endorsement_key_sha256;
+    let statement = SpiffeId::statement(&configuration.trust_domain, machine, build_id);
+    let attestation = SpiffeId::attestation(&configuration.trust_domain, machine, build_id);
     for (expected, found, file) in [
         (statement, &quoted.whole.statement.id, path::STATEMENT_KEY),
         (attestation, &quoted.attestation.id, path::ATTESTATION_KEY),
     ] {
         if expected.as_ref() != Ok(found) {
-            let reason = format!("it is in the name of {found}, not of this build at this site");
+            let reason = format!("it is in the name of {found}, not of this machine and build at this site");
             return Err(Finding::new(GATE, "certificate_name", file, reason));
         }
     }

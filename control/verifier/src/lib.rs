@@ -13,6 +13,7 @@
 pub mod attestation;
 mod boot;
 mod bundle;
+pub mod enrolment;
 mod evidence;
 mod finding;
 mod job;
@@ -61,7 +62,9 @@ fn judge(bundle: &Bundle, anchors: &Anchors, verdict: &mut Verdict) -> Result<()
     verdict.pass(Gate::Evidence);
 
     let quoted = quote::check(whole)?;
+    attestation::check_machine(&quoted.whole.binding.endorsement_key_sha256, anchors)?;
     verdict.pass(Gate::Quote);
+    verdict.machine = Some(quoted.whole.binding.endorsement_key_sha256);
     verdict.build_id = Some(quoted.whole.binding.challenge.build_id.clone());
     verdict.tpm = Some(TpmReport::new(&quoted.first, &quoted.last));
 

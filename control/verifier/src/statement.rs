@@ -63,6 +63,9 @@ fn check_file_set(recorded: &RecordedSteps<'_>, findings: &mut Vec<Finding>) {
         path::AUTHORITY,
         path::STATEMENT_KEY,
         path::ATTESTATION_KEY,
+        path::DISPATCH_KEY,
+        path::DISPATCH,
+        path::DISPATCH_SUMMARY,
         path::JOB,
         path::DECISION,
     ]

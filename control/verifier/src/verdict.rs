@@ -65,6 +65,8 @@ pub struct Verdict {
     pub refusal: Option<Refusal>,
     /// The build (gate quote).
     pub build_id: Option<Name>,
+    /// The machine: the digest of its endorsement key, on the authority's word (gate quote).
+    pub machine: Option<Sha256Digest>,
     /// The kind of machine (gate boot).
     pub builder_id: Option<String>,
     /// The image that ran (gate boot).
@@ -101,6 +103,7 @@ impl Verdict {
             outcome: None,
             refusal: None,
             build_id: None,
+            machine: None,
             builder_id: None,
             image_sha256: None,
             job_sha256: None,

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::digest::Sha256Digest;
 use crate::names::Name;
 
 const SCHEME: &str = "spiffe://";
@@ -23,20 +24,28 @@ pub struct SpiffeId(String);
 pub struct SpiffeIdError;
 
 impl SpiffeId {
-    /// The name under which the statements of a build are signed.
+    /// The name under which the statements of a build on this machine are signed. `machine` is the digest of its endorsement key.
     ///
     /// # Errors
     /// [`SpiffeIdError`] if a name holds a `+`, which SPIFFE does not know.
-    pub fn statement(trust_domain: &Name, build_id: &Name) -> Result<Self, SpiffeIdError> {
-        format!("{SCHEME}{trust_domain}/build/{build_id}/statement").parse()
+    pub fn statement(trust_domain: &Name, machine: &Sha256Digest, build_id: &Name) -> Result<Self, SpiffeIdError> {
+        format!("{SCHEME}{trust_domain}/build/ek/{machine}/job/{build_id}/statement").parse()
     }
 
-    /// The name under which the TPM of a build's machine attests.
+    /// The name under which the TPM of a build's machine attests. `machine` is the digest of its endorsement key.
     ///
     /// # Errors
     /// [`SpiffeIdError`] if a name holds a `+`, which SPIFFE does not know.
-    pub fn attestation(trust_domain: &Name, build_id: &Name) -> Result<Self, SpiffeIdError> {
-        format!("{SCHEME}{trust_domain}/build/{build_id}/attestation").parse()
+    pub fn attestation(trust_domain: &Name, machine: &Sha256Digest, build_id: &Name) -> Result<Self, SpiffeIdError> {
+        format!("{SCHEME}{trust_domain}/build/ek/{machine}/job/{build_id}/attestation").parse()
+    }
+
+    /// The name under which the authority signs the dispatch of a build to this machine.
+    ///
+    /// # Errors
+    /// [`SpiffeIdError`] if a name holds a `+`, which SPIFFE does not know.
+    pub fn dispatch(trust_domain: &Name, machine: &Sha256Digest, build_id: &Name) -> Result<Self, SpiffeIdError> {
+        format!("{SCHEME}{trust_domain}/build/ek/{machine}/job/{build_id}/dispatch").parse()
     }
 
     /// The id as text.
@@ -72,8 +81,9 @@ mod tests {
 
     #[test]
     fn only_plain_ids_are_ids() {
-        let id = SpiffeId::statement(&"site.example".parse().unwrap(), &"0011".parse().unwrap()).unwrap();
-        assert_eq!(id.as_str(), "spiffe://site.example/build/0011/statement");
+        let machine = Sha256Digest::of(b"ek");
+        let id = SpiffeId::statement(&"site.example".parse().unwrap(), &machine, &"0011".parse().unwrap()).unwrap();
+        assert_eq!(id.as_str(), format!("spiffe://site.example/build/ek/{machine}/job/0011/statement"));
         for bad in [
             "spiffe://site",
             "spiffe:///x",
@@ -88,6 +98,6 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<SpiffeId>(), Err(SpiffeIdError), "{bad}");
         }
-        assert!(SpiffeId::statement(&"c++".parse().unwrap(), &"0".parse().unwrap()).is_err());
+        assert!(SpiffeId::statement(&"c++".parse().unwrap(), &machine, &"0".parse().unwrap()).is_err());
     }
 }

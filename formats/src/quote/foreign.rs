@@ -18,9 +18,9 @@ use x509_cert::der::{Decode as _, DecodePem as _, Encode as _};
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
 use super::rsa::RsaKey;
-use super::wire::Reader;
 use super::{Clock, MAGIC, TYPE_QUOTE};
 use crate::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
+use crate::wire::Reader;
 
 /// The largest quote, signature or key that is read, in bytes: an RSA-4096 key in a certificate has fewer.
 pub const FOREIGN_BYTES_MAX: usize = 16 << 10;

@@ -4,8 +4,8 @@ use p256::ecdsa::VerifyingKey;
 use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 
 use super::ALG_SHA256;
-use super::wire::Reader;
 use crate::digest::Sha256Digest;
+use crate::wire::Reader;
 
 /// `TPM_ALG_ECC`.
 const ALG_ECC: u16 = 0x0023;
@@ -51,6 +51,11 @@ pub enum PublicError {
     /// The point is not on the curve, or a certificate's key is not one on P-256 in its one encoding.
     #[error("the attestation key is not a point on P-256")]
     Point,
+}
+
+impl PublicError {
+    /// `restricted` in a `TPMA_OBJECT`. Source: TPM 2.0 Library part 2, section 8.3.2.
+    pub const RESTRICTED: u32 = 1 << 16;
 }
 
 impl AttestationKey {

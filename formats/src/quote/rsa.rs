@@ -27,14 +27,14 @@ pub struct RsaKey {
 
 impl RsaKey {
     /// Takes a modulus without leading zeros, and an exponent.
-    pub(super) fn new(modulus: &[u8], exponent: u32) -> Option<Self> {
+    pub(crate) fn new(modulus: &[u8], exponent: u32) -> Option<Self> {
         let sound = MODULUS_BYTES.contains(&modulus.len()) && modulus.first() != Some(&0);
         let odd = modulus.last().is_some_and(|last| last & 1 == 1) && exponent > 1 && exponent & 1 == 1;
         (sound && odd).then(|| Self { modulus: modulus.to_vec(), exponent })
     }
 
     /// Takes the `RSAPublicKey` of a `SubjectPublicKeyInfo`.
-    pub(super) fn from_spki(info: &SubjectPublicKeyInfoOwned) -> Option<Self> {
+    pub(crate) fn from_spki(info: &SubjectPublicKeyInfoOwned) -> Option<Self> {
         if info.algorithm.oid != RSA_ENCRYPTION {
             return None;
         }
@@ -51,13 +51,21 @@ impl RsaKey {
     }
 
     /// Whether the key made the signature over `digest`.
-    pub(super) fn verify(&self, digest: &BankDigest, signature: &[u8]) -> bool {
+    pub(crate) fn verify(&self, digest: &BankDigest, signature: &[u8]) -> bool {
         let encoded = encoded(digest, self.modulus.len());
         signature.len() == self.modulus.len() && encoded.is_some() && self.power(signature) == encoded
     }
 
-    /// The number raised to the exponent, by the modulus; `None` for one that is not below the modulus.
-    fn power(&self, number: &[u8]) -> Option<Vec<u8>> {
+    /// The modulus, without leading zeros.
+    #[must_use]
+    pub fn modulus(&self) -> &[u8] {
+        &self.modulus
+    }
+
+    /// `RSAEP`: the number raised to the exponent, by the modulus; `None` for one that is not below the modulus. Without a padding
+    /// it hides nothing.
+    #[must_use]
+    pub fn power(&self, number: &[u8]) -> Option<Vec<u8>> {
         let bits = u32::try_from(self.modulus.len()).ok()?.checked_mul(8)?;
         let modulus = BoxedUint::from_be_slice(&self.modulus, bits).ok()?;
         let number = BoxedUint::from_be_slice(number, bits).ok().filter(|number| *number < modulus)?;

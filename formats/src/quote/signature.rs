@@ -6,7 +6,7 @@
 use p256::ecdsa::Signature;
 
 use super::ALG_SHA256;
-use super::wire::Reader;
+use crate::wire::Reader;
 
 /// `TPM_ALG_ECDSA`.
 const ALG_ECDSA: u16 = 0x0018;

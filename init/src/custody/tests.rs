@@ -3,6 +3,7 @@
 use super::*;
 use ed25519_dalek::VerifyingKey;
 use ed25519_dalek::pkcs8::DecodePublicKey as _;
+use kiln_formats::enrolment::{self, Credential, Enrolment, SECRET_BYTES};
 use kiln_formats::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
 use kiln_formats::runtime_log::{BootId, RuntimeLog};
 use kiln_tpm::{SignedQuote, TpmError};
@@ -24,6 +25,10 @@ impl Registers for Fake {
         }
     }
 
+    fn activate(&mut self, credential: &Credential) -> Result<Zeroizing<[u8; SECRET_BYTES]>, TpmError> {
+        if credential.id_object.0.is_empty() { Err(TpmError::Banks) } else { Ok(Zeroizing::new(SECRET)) }
+    }
+
     fn quote(&mut self, qualifying: &Sha256Digest) -> Result<SignedQuote, TpmError> {
         Ok(SignedQuote { attest: self.pcr.as_bytes().to_vec(), signature: qualifying.as_bytes().to_vec() })
     }
@@ -34,7 +39,7 @@ fn custody(broken: bool) -> Result<Custody<Fake>, CustodyError> {
     let boot_id = BootId::from_kernel_text("189c18dd-7ba2-45f3-8cf4-9d9ac154b525\n").unwrap();
     let ledger = Ledger::new(registers, boot_id, &[Bank::Sha256], || 7).unwrap();
     let identity = Identity {
-        ak_public: Blob(b"ak".to_vec()),
+        enrolment: Enrolment { attestation_key: Blob(b"ak".to_vec()), ..Enrolment::default() },
         statement_key: Blob::default(),
         firmware_log: Blob::default(),
         init_uptime_us: 3,
@@ -46,11 +51,19 @@ fn attested() -> (Custody<Fake>, Quote) {
     let mut custody = custody(false).unwrap();
     ask(&mut custody, measure(Measurement::Configuration { bytes: Blob(b"{}".to_vec()) }));
     ask(&mut custody, measure(Measurement::Trust { bytes: Blob(b"[]".to_vec()) }));
+    assert_eq!(ask(&mut custody, Request::Activate { credential: credential() }), Reply::Activated);
     let qualifying = Sha256Digest::of(b"binding");
     let Reply::Quote(quote) = ask(&mut custody, Request::Quote { which: WhichQuote::First, qualifying }) else {
         panic!("no quote");
     };
     (custody, quote)
+}
+
+/// What the fake TPM finds in every credential that is not empty.
+const SECRET: [u8; SECRET_BYTES] = [9; SECRET_BYTES];
+
+fn credential() -> Credential {
+    Credential { id_object: Blob(b"id".to_vec()), encrypted_secret: Blob(b"seed".to_vec()) }
 }
 
 fn measure(what: Measurement) -> Request {
@@ -79,7 +92,9 @@ fn the_log_explains_the_register_and_holds_what_was_received() {
     let mut values = PcrValues::new();
     log.fold_into(&mut values, 3);
     assert_eq!(values.get(Bank::Sha256, PcrIndex::RUNTIME).unwrap().as_bytes(), quote.attest.0);
-    assert_eq!(quote.signature.0, Sha256Digest::of(b"binding").as_bytes());
+    let binding = Sha256Digest::of(b"binding");
+    assert_eq!(quote.signature.0, binding.as_bytes());
+    assert_eq!(quote.proof, Some(enrolment::proof(&SECRET, &binding)));
 }
 
 #[test]
@@ -126,6 +141,23 @@ fn whatever_else_is_not_next_ends_the_machine() {
         let answer = custody(false).unwrap().answer(request.clone());
         assert!(matches!(answer, Err(CustodyError::Order(_))), "{request:?}: {answer:?}");
     }
+}
+
+#[test]
+fn a_credential_is_opened_once_and_at_its_time() {
+    let activate = || Request::Activate { credential: credential() };
+    let (mut custody, _) = attested();
+    assert!(matches!(custody.answer(activate()), Err(CustodyError::Order(_))), "after the first quote");
+    let mut custody = self::custody(false).unwrap();
+    assert!(matches!(custody.answer(activate()), Err(CustodyError::Order(_))), "before the trust bundle");
+    ask(&mut custody, measure(Measurement::Configuration { bytes: Blob(b"{}".to_vec()) }));
+    ask(&mut custody, measure(Measurement::Trust { bytes: Blob(b"[]".to_vec()) }));
+    let none = Credential { id_object: Blob::default(), encrypted_secret: Blob::default() };
+    let answer = custody.answer(Request::Activate { credential: none });
+    assert!(
+        matches!(answer, Err(CustodyError::Measure(_))),
+        "one that the TPM does not open ends the machine: {answer:?}"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ enum Act {
     Measure(Event),
     Allow(Sha256Digest),
     Sign(Label, Sha256Digest),
+    Activate,
     Quote(WhichQuote),
     Done(Outcome),
 }
@@ -33,6 +34,7 @@ fn attempt(order: &mut Order, act: &Act) -> Result<(), Violation> {
         Act::Measure(event) => order.measure(event),
         Act::Allow(job) => order.allow(job),
         Act::Sign(label, payload) => order.sign(label, payload),
+        Act::Activate => order.activate(),
         Act::Quote(which) => order.quote(*which),
         Act::Done(outcome) => order.done(*outcome),
     }
@@ -50,6 +52,7 @@ fn life() -> Vec<Act> {
         Act::Measure(Event::Init(digest("init"))),
         Act::Measure(Event::Configuration(digest("configuration"))),
         Act::Measure(Event::Trust(digest("trust"))),
+        Act::Activate,
         Act::Quote(WhichQuote::First),
         Act::Measure(Event::Job(digest("job"))),
         Act::Allow(digest("job")),
@@ -84,16 +87,16 @@ fn other_ways(at: usize) -> Vec<Act> {
         |numbers: &[usize]| numbers.iter().filter_map(|number| life.get(*number)).cloned().collect::<Vec<_>>();
     match at {
         // A denial.
-        5 => of_life(&[6]),
+        6 => of_life(&[7]),
         // No input; the second step first.
-        8 => of_life(&[9, 14]),
-        9 => of_life(&[14]),
+        9 => of_life(&[10, 15]),
+        10 => of_life(&[15]),
         // One step and then outputs, the provenance, or the manifest of a failed step.
-        14 => of_life(&[19, 20, 22]),
+        15 => of_life(&[20, 21, 23]),
         // A second step is the last; its outputs are none.
-        19 => of_life(&[20, 22]),
+        20 => of_life(&[21, 23]),
         // An output was not as declared.
-        20 => of_life(&[22]),
+        21 => of_life(&[23]),
         _ => Vec::new(),
     }
 }
@@ -129,11 +132,11 @@ fn a_no_changes_nothing() {
 fn one_machine_has_one_job() {
     let life = life();
     // From the job on, until the very end.
-    for at in 5..life.len() {
+    for at in 6..life.len() {
         let second = Act::Measure(Event::Job(digest("another job")));
         assert_eq!(attempt(&mut after(&life[..at]), &second), Err(Refusal::OneShot.into()), "after {at} acts");
     }
-    for at in 6..life.len() {
+    for at in 7..life.len() {
         let again = Act::Allow(digest("job"));
         assert_eq!(attempt(&mut after(&life[..at]), &again), Err(Refusal::OneShot.into()), "after {at} acts");
     }
@@ -145,17 +148,17 @@ fn no_record_is_signed_for_a_step_that_was_not_admitted_and_begun() {
     let sign = Act::Sign(record("configure"), digest("record 1"));
     let sign_trace = Act::Sign(trace("configure"), digest("trace 1"));
     for at in 0..life.len() {
-        for (act, moment) in [(&sign, 13), (&sign_trace, 11)] {
+        for (act, moment) in [(&sign, 14), (&sign_trace, 12)] {
             let answer = attempt(&mut after(&life[..at]), act);
             let expected = if at == moment { Ok(()) } else { Err(Refusal::NoAdmissionLabel.into()) };
             assert_eq!(answer, expected, "after {at} acts");
         }
     }
     // A denied job has no steps.
-    let mut denied = after(&life[..5]);
-    attempt(&mut denied, &life[6]).unwrap();
+    let mut denied = after(&life[..6]);
     attempt(&mut denied, &life[7]).unwrap();
-    assert!(matches!(attempt(&mut denied, &life[9]), Err(Violation::OutOfOrder { .. })));
+    attempt(&mut denied, &life[8]).unwrap();
+    assert!(matches!(attempt(&mut denied, &life[10]), Err(Violation::OutOfOrder { .. })));
     assert_eq!(attempt(&mut denied, &sign), Err(Refusal::NoAdmissionLabel.into()));
     assert_eq!(attempt(&mut denied, &Act::Allow(digest("job"))), Err(Refusal::OneShot.into()));
 }
@@ -163,12 +166,12 @@ fn no_record_is_signed_for_a_step_that_was_not_admitted_and_begun() {
 #[test]
 fn only_what_was_measured_is_admitted_and_signed() {
     let life = life();
-    let mut order = after(&life[..5]);
+    let mut order = after(&life[..6]);
     assert!(matches!(order.allow(&digest("another job")), Err(Violation::Other { .. })));
-    let mut order = after(&life[..7]);
+    let mut order = after(&life[..8]);
     assert!(matches!(order.sign(&Label::Decision, &digest("another")), Err(Violation::Other { .. })));
     assert!(matches!(order.sign(&Label::Manifest, &digest("decision")), Err(Violation::OutOfOrder { .. })));
-    let mut order = after(&life[..13]);
+    let mut order = after(&life[..14]);
     assert!(matches!(order.sign(&record("configure"), &digest("another")), Err(Violation::Other { .. })));
     assert_eq!(order.sign(&record("make"), &digest("record 1")), Err(Refusal::NoAdmissionLabel.into()));
 }
@@ -176,8 +179,8 @@ fn only_what_was_measured_is_admitted_and_signed() {
 #[test]
 fn a_denied_job_ends_like_every_other() {
     let life = life();
-    let mut order = after(&life[..5]);
-    for act in life.get(6..8).unwrap().iter().chain(life.get(22..26).unwrap()) {
+    let mut order = after(&life[..6]);
+    for act in life.get(7..9).unwrap().iter().chain(life.get(23..27).unwrap()) {
         assert!(order.done(Outcome::Refused).is_err(), "before {act:?}");
         attempt(&mut order, act).unwrap();
     }
@@ -189,7 +192,7 @@ fn a_denied_job_ends_like_every_other() {
 #[test]
 fn a_step_that_ends_is_the_one_that_began_and_comes_once() {
     let life = life();
-    for at in [10, 12] {
+    for at in [11, 13] {
         let mut order = after(&life[..at]);
         for other in
             [Event::StepTrace(name("make"), digest("trace 1")), Event::StepEnd(name("make"), digest("record 1"))]
@@ -197,7 +200,7 @@ fn a_step_that_ends_is_the_one_that_began_and_comes_once() {
             assert!(matches!(order.measure(&other), Err(Violation::OutOfOrder { .. })));
         }
     }
-    let mut order = after(&life[..14]);
+    let mut order = after(&life[..15]);
     let again = Event::StepBegin(name("configure"), digest("spec 3"));
     assert!(matches!(order.measure(&again), Err(Violation::Twice { .. })));
 }
@@ -206,11 +209,11 @@ fn a_step_that_ends_is_the_one_that_began_and_comes_once() {
 fn a_step_without_its_trace_has_no_record() {
     let life = life();
     assert!(matches!(
-        after(&life[..10]).measure(&Event::StepEnd(name("configure"), digest("record 1"))),
+        after(&life[..11]).measure(&Event::StepEnd(name("configure"), digest("record 1"))),
         Err(Violation::OutOfOrder { .. })
     ));
     assert!(matches!(
-        after(&life[..11]).measure(&Event::StepEnd(name("configure"), digest("record 1"))),
+        after(&life[..12]).measure(&Event::StepEnd(name("configure"), digest("record 1"))),
         Err(Violation::Unsigned { .. })
     ));
 }
@@ -218,8 +221,8 @@ fn a_step_without_its_trace_has_no_record() {
 #[test]
 fn a_failed_step_ends_without_provenance() {
     let life = life();
-    let mut order = after(&life[..14]);
-    for act in life.get(22..26).unwrap() {
+    let mut order = after(&life[..15]);
+    for act in life.get(23..27).unwrap() {
         attempt(&mut order, act).unwrap();
     }
     assert!(order.done(Outcome::Built).is_err());

@@ -1,7 +1,7 @@
 //! Typed TPM 2.0 commands on one device: the few that the appliance's PID 1 needs.
 //!
-//! In reading order: [`Tpm::open`], [`Tpm::pcr`] and [`Tpm::extend`] on the registers, [`Tpm::create_attestation_key`],
-//! [`Tpm::quote`]. The platform hierarchies have empty authorizations on a machine that exists for one build, so password
+//! In reading order: [`Tpm::open`], [`Tpm::pcr`] and [`Tpm::extend`] on the registers, [`Tpm::endorsement_key`],
+//! [`Tpm::create_attestation_key`], [`Tpm::activate`] to show that both are in one TPM, [`Tpm::quote`]. The platform hierarchies have empty authorizations on a machine that exists for one build, so password
 //! sessions carry them. Deliberately absent: any command that resets a register, writes NV storage, signs what the TPM did not
 //! make itself, or exports a private key.
 
@@ -11,6 +11,7 @@ use std::path::Path;
 use std::str::FromStr as _;
 
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::enrolment::CredentialError;
 use kiln_formats::pcr::{Bank, BankDigest, PcrIndex};
 use tss_esapi::attributes::ObjectAttributesBuilder;
 use tss_esapi::constants::CapabilityType;
@@ -28,8 +29,11 @@ use tss_esapi::tcti_ldr::{DeviceConfig, TctiNameConf};
 use tss_esapi::traits::Marshall as _;
 use tss_esapi::{Context, Error as TssError};
 
+mod endorsement;
 #[cfg(test)]
 mod tests;
+
+pub use endorsement::EndorsementKey;
 
 /// The largest number of banks that a TPM reports. Source: TPM 2.0 Library part 2, `TPML_PCR_SELECTION` (implementations have
 /// at most 16 hash algorithms).
@@ -92,6 +96,13 @@ pub enum TpmError {
     /// Digests for other banks than the active ones.
     #[error("the digests to extend are not one for each active bank, in order")]
     Banks,
+    /// What should be a credential is none.
+    #[error("the credential cannot be read")]
+    Credential {
+        /// What is wrong.
+        #[from]
+        source: CredentialError,
+    },
     /// The bank that we quote is not active.
     #[error("the TPM has no active SHA-256 PCR bank")]
     NoSha256Bank,

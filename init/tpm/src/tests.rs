@@ -6,6 +6,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use kiln_formats::endorsement::{EkKind, EkPublic};
+use kiln_formats::enrolment::{Credential, SECRET_BYTES};
+use kiln_formats::link::Blob;
+use kiln_formats::quote::AkPublic;
+
 use super::*;
 
 /// How long a software TPM may take to listen.
@@ -167,4 +172,57 @@ fn a_tpm_without_our_bank_is_an_error() {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// What `tpm2_makecredential` makes without a TPM, for the key of this name.
+fn peers_credential(swtpm: &Swtpm, endorsement: &EndorsementKey, name: &[u8], secret: &[u8]) -> Credential {
+    let length = u16::try_from(endorsement.public().len()).unwrap().to_be_bytes();
+    let public = swtpm.file("ek.pub", &[&length, endorsement.public()].concat());
+    let (secret, made) = (swtpm.file("secret", secret), swtpm.directory.path().join("credential"));
+    let hex: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+    let ran = Command::new("tpm2_makecredential")
+        .args(["-T", "none", "-n", &hex, "-u", &public.display().to_string(), "-s", &secret.display().to_string()])
+        .args(["-o", &made.display().to_string()])
+        .output()
+        .expect("tpm2_makecredential is in package tpm2-tools");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    // A magic number and a version, then the two structures. Source: tpm2-tools, lib/files.c.
+    let bytes = std::fs::read(made).unwrap();
+    let structures = bytes.get(8..).unwrap();
+    let first = 2 + usize::from(u16::from_be_bytes([structures[0], structures[1]]));
+    let (id_object, encrypted_secret) = structures.split_at(first);
+    Credential { id_object: Blob(id_object.to_vec()), encrypted_secret: Blob(encrypted_secret.to_vec()) }
+}
+
+#[test]
+fn what_another_program_made_for_our_keys_is_opened_and_nothing_else() {
+    let swtpm = Swtpm::start("sha256");
+    let mut tpm = swtpm.open();
+    let key = tpm.create_attestation_key(&[1; 32]).unwrap();
+    let name = AkPublic::parse(key.public()).unwrap().name();
+    for kind in EkKind::ALL {
+        let load = |tpm: &mut Tpm| tpm.load_endorsement_key(kind, Vec::new(), Vec::new()).unwrap();
+        let endorsement = load(&mut tpm);
+        assert_eq!(EkPublic::parse(endorsement.public()).unwrap().kind(), kind);
+        let credential = peers_credential(&swtpm, &endorsement, &name, &[9; SECRET_BYTES]);
+        assert_eq!(*tpm.activate(&key, &endorsement, &credential).unwrap(), [9; SECRET_BYTES], "{kind:?}");
+        // For a key of another name, and not of the length that we use.
+        let endorsement = load(&mut tpm);
+        let other = peers_credential(&swtpm, &endorsement, &[&name[..33], &[!name[33]]].concat(), &[9; SECRET_BYTES]);
+        let opened = tpm.activate(&key, &endorsement, &other);
+        assert!(matches!(opened, Err(TpmError::Command { .. })), "{kind:?}: {opened:?}");
+        // Unloaded all the same, so that a third has room.
+        let endorsement = load(&mut tpm);
+        let short = peers_credential(&swtpm, &endorsement, &name, &[9; 16]);
+        let opened = tpm.activate(&key, &endorsement, &short);
+        assert!(matches!(opened, Err(TpmError::Answer { .. })), "{kind:?}: {opened:?}");
+    }
+}
+
+#[test]
+fn a_tpm_without_certificates_has_a_key_all_the_same() {
+    let swtpm = Swtpm::start("sha256");
+    let endorsement = swtpm.open().endorsement_key().unwrap();
+    assert_eq!(EkPublic::parse(endorsement.public()).unwrap().kind(), EkKind::Rsa2048);
+    assert!(endorsement.certificates().is_empty() && endorsement.chain().is_empty());
 }

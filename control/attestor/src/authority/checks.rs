@@ -1,35 +1,45 @@
 //! What the authority holds a machine's messages against. No waiting, no I/O.
 
-use ed25519_dalek::VerifyingKey;
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use kiln_formats::canonical;
 use kiln_formats::certificate::SpiffeId;
 use kiln_formats::challenge::Challenge;
 use kiln_formats::decision::{self, Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::dsse::Envelope;
-use kiln_formats::link::{Attestation, Certificates, NotAttested};
+use kiln_formats::dispatch::{Dispatch, Dispatched};
+use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::endorsement::Roots;
+use kiln_formats::link::{Attestation, Blob, Certificates, NotAttested};
 use kiln_formats::manifest;
 use kiln_formats::names::{Name, PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD};
 use kiln_formats::record::StepRecord;
 use kiln_formats::statement::Statement;
+use kiln_formats::timestamp::Timestamp;
+use kiln_formats::trust::PublicKey;
 use kiln_verifier::attestation::{self, AttestedMachine};
+use kiln_verifier::enrolment::{self, EnrolledMachine};
 use kiln_verifier::{Anchors, Finding, Findings, Gate};
+use zeroize::Zeroizing;
 
 use super::{Authority, Fault, Outcome};
 use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request, SERIAL_BYTES};
 use crate::ledger::{Act, Issued};
 use crate::state::Refusal;
 
+/// Does the machine say which TPM it has, and does the site take it for one?
+pub(super) fn enrolment(message: &[u8], roots: &Roots, at: Timestamp) -> Result<EnrolledMachine, Vec<Finding>> {
+    let read = serde_json::from_slice(message).map_err(|error| enrolment::unreadable(&error));
+    read.and_then(|read| enrolment::check(&read, roots, at)).map_err(|Findings(findings)| findings)
+}
+
 /// Is it the machine that was started, with the image that was published, and does its quote answer this challenge?
 pub(super) fn attestation(
     authority: &Authority<'_>,
     answer: &Attestation,
-    challenge: &Challenge,
-    configuration: &[u8],
+    offer: &attestation::Offer<'_>,
 ) -> Result<Result<AttestedMachine, Vec<Finding>>, Fault> {
-    let offer = attestation::Offer { challenge, configuration };
     let nonce = &answer.binding.challenge.nonce;
-    if *nonce != challenge.nonce && authority.state.knows(nonce)? {
+    if *nonce != offer.challenge.nonce && authority.state.knows(nonce)? {
         return Ok(Err(refusal(Refusal::NonceReused)));
     }
     let anchors = Anchors {
@@ -37,7 +47,7 @@ pub(super) fn attestation(
         policy: authority.site.trust().policy.clone(),
         reference: authority.reference.clone(),
     };
-    Ok(attestation::check(answer, &offer, &anchors).map_err(|Findings(findings)| findings))
+    Ok(attestation::check(answer, offer, &anchors).map_err(|Findings(findings)| findings))
 }
 
 /// What the machine is told: the first finding, and how many more there are. It prints one line.
@@ -59,15 +69,17 @@ pub(super) fn refusal(refusal: Refusal) -> Vec<Finding> {
     vec![Finding { gate: Gate::Quote, code: refusal.code(), object, reason: refusal.to_string() }]
 }
 
-/// Certifies both keys of a machine whose quote held, from the time of its challenge on. They leave when the act is recorded.
+/// Certifies both keys of a machine whose quote held, from the time of its challenge on, and says so in the dispatch. All of it leaves
+/// when the act is recorded.
 pub(super) fn certify(
     authority: &Authority<'_>,
     attested: &AttestedMachine,
-    challenge: &Challenge,
+    answer: &Attestation,
 ) -> Result<(Certificates, Act), Fault> {
-    let (site, build_id) = (authority.site, &challenge.build_id);
-    let statement = SpiffeId::statement(site.trust_domain(), build_id).map_err(|_| Fault::BuildId)?;
-    let attestation = SpiffeId::attestation(site.trust_domain(), build_id).map_err(|_| Fault::BuildId)?;
+    let challenge = &answer.binding.challenge;
+    let (site, build_id, machine) = (authority.site, &challenge.build_id, &attested.endorsement_key_sha256);
+    let statement = SpiffeId::statement(site.trust_domain(), machine, build_id).map_err(|_| Fault::BuildId)?;
+    let attestation = SpiffeId::attestation(site.trust_domain(), machine, build_id).map_err(|_| Fault::BuildId)?;
     let attestation_key = attested.attestation_key.key().to_spki().map_err(|_| Fault::BuildId)?;
     let issuer = Issuer::of(site.authority(), site.authority_key());
     let issue = |purpose, subject: &str, spki: &[u8]| -> Result<(String, Issued), Fault> {
@@ -80,19 +92,50 @@ pub(super) fn certify(
     };
     let statement = issue(Purpose::Statement(&statement), "statement", &attested.statement_key.spki())?;
     let attestation = issue(Purpose::Attestation(&attestation), "attestation", &attestation_key)?;
+    let name = SpiffeId::dispatch(site.trust_domain(), machine, build_id).map_err(|_| Fault::BuildId)?;
+    let said = Dispatched { binding: &answer.binding, quote: &answer.quote.0, builder_id: authority.builder_id };
+    let dispatch = dispatch(authority, &said, |spki| issue(Purpose::Dispatch(&name), "dispatch", spki))?;
     let certificates = Certificates {
         authority: site.authority().to_pem().map_err(CertifyError::from)?,
         statement: statement.0,
         attestation: attestation.0,
+        dispatch: dispatch.0,
     };
     let act = Act::Certified {
         build_id: build_id.clone(),
-        ek_sha256: None,
+        ek_sha256: Some(*machine),
         reset_count: attested.clock.reset_count,
         attestation: attestation.1,
         statement: statement.1,
+        dispatch: dispatch.1,
     };
     Ok((certificates, act))
+}
+
+/// Says what was checked, signed with a key that exists for this and no longer.
+fn dispatch(
+    authority: &Authority<'_>,
+    said: &Dispatched<'_>,
+    certify: impl FnOnce(&[u8]) -> Result<(String, Issued), Fault>,
+) -> Result<(Dispatch, Issued), Fault> {
+    let mut seed = Zeroizing::new([0; 32]);
+    (authority.surroundings.random)(seed.as_mut_slice())?;
+    let key = SigningKey::from_bytes(&seed);
+    let encode = |source| Fault::Encode { source };
+    let reference_sha256 = Sha256Digest::of(&canonical::to_vec(authority.reference).map_err(encode)?);
+    let sign = |payload: Vec<u8>| -> Result<Blob, Fault> {
+        let signature = key.sign(&pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
+        Ok(Blob(Envelope::new(PAYLOAD_STATEMENT, &payload, &signature).to_vec().map_err(encode)?))
+    };
+    let attestation = said.attestation(reference_sha256).and_then(|statement| canonical::to_vec(&statement));
+    let summary = said.summary(reference_sha256).and_then(|statement| canonical::to_vec(&statement));
+    let (certificate, issued) = certify(&PublicKey(key.verifying_key()).spki())?;
+    let dispatch = Dispatch {
+        certificate,
+        attestation: sign(attestation.map_err(encode)?)?,
+        summary: sign(summary.map_err(encode)?)?,
+    };
+    Ok((dispatch, issued))
 }
 
 /// Is it this machine's decision, on this job?

@@ -10,6 +10,7 @@ use kiln_formats::{canonical, dsse, log};
 use crate::certify::CertifyError;
 use crate::intake::IntakeError;
 use crate::link::LinkError;
+use crate::site::enrolment::EnrolmentError;
 use crate::state::{Refusal, StateError};
 
 /// The machine, its link or this host failed, or the machine did not keep to the protocol. There is no evidence.
@@ -128,6 +129,13 @@ pub enum Fault {
         /// The system's reason.
         source: io::Error,
     },
+    /// What the site has chosen as TPMs cannot be read.
+    #[error("cannot read whose TPMs the site enrols")]
+    Enrolment {
+        /// Why.
+        #[from]
+        source: EnrolmentError,
+    },
     /// A certificate could not be made.
     #[error("cannot certify the machine")]
     Certify {
@@ -178,6 +186,7 @@ impl Fault {
             Self::Log { .. } | Self::LogFrame { .. } => "log",
             Self::Contradiction { .. } => "contradiction",
             Self::State(_) => "state",
+            Self::Enrolment { .. } => "enrolment_roots",
             Self::Forbidden { refusal } => refusal.code(),
             Self::Encode { .. }
             | Self::Input { .. }

@@ -1,5 +1,7 @@
 //! A machine that keeps to the protocol gets through; every one that does not ends the run, and leaves nothing behind.
 
+pub(crate) mod endorsement;
+mod enrolment;
 pub(crate) mod machine;
 mod memory;
 
@@ -8,6 +10,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use kiln_formats::certificate::{self, Certificate};
+use kiln_formats::dispatch::{Dispatch, Dispatched};
 use kiln_formats::job::draft;
 use kiln_formats::link::NotAttested;
 use kiln_formats::log::Stream;
@@ -17,7 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::{LinkError, site};
-use machine::{Machine, boot_events, frames, init_sha256, refusal, runtime_log};
+use machine::{Machine, boot_events, endorsement, frames, init_sha256, refusal, runtime_log};
 
 const DRAFT: &str = r#"
 version = 1
@@ -65,6 +68,7 @@ impl Rig {
         let path = directory.path().join("site");
         let names = site::Names { site: "demo".parse().unwrap(), trust_domain: "demo.example".parse().unwrap() };
         site::create(&path, &names, &site::PROFILES, now(), getrandom::fill).unwrap();
+        site::enrolment::add_key(&path, endorsement().sha256()).unwrap();
         let site = Site::open(&path, now()).unwrap();
         let document = document(&site);
         let input = directory.path().join("input");
@@ -142,15 +146,24 @@ pub(crate) fn reference(site: &Site) -> Reference {
 async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
     let mut rig = Rig::new();
     let (root, document) = (rig.site.root().clone(), rig.offer.document().to_vec());
+    let used = Sha256Digest::of(&canonical::to_vec(&rig.reference).unwrap());
     let outcome = rig.run(async |mut machine| {
-        let certificates = machine.attest().await;
+        let answer = machine.prepare().await;
+        let (_, certificates) = machine.send_attestation(&answer).await.unwrap();
+        let certificates: Certificates = serde_json::from_slice(&certificates).unwrap();
         let read = |pem: &str| Certificate::from_pem(pem.as_bytes()).unwrap();
         let authority = certificate::Authority::check(&root, &read(&certificates.authority), now()).unwrap();
         let statement = authority.statement(&read(&certificates.statement)).unwrap();
         assert_eq!(statement.key, machine.statement_key.verifying_key());
         let build_id = machine.challenge.clone().unwrap().build_id;
-        assert_eq!(statement.id.as_str(), format!("spiffe://demo.example/build/{build_id}/statement"));
+        let name = format!("spiffe://demo.example/build/ek/{}/job/{build_id}/", endorsement().sha256());
+        assert_eq!(statement.id.as_str(), format!("{name}statement"));
         authority.attestation(&read(&certificates.attestation)).unwrap();
+        let dispatch = authority.dispatch(&read(&certificates.dispatch.certificate)).unwrap();
+        assert_eq!(dispatch.id.as_str(), format!("{name}dispatch"));
+        let said = Dispatched { binding: &answer.binding, quote: &answer.quote.0, builder_id: BUILDER_DIRECT };
+        let Dispatch { attestation, summary, .. } = &certificates.dispatch;
+        assert_eq!(said.check(&attestation.0, &summary.0, &dispatch.key).unwrap(), used);
 
         assert_eq!(machine.get(path::JOB).await.unwrap().1, document);
         // The file is longer than the job says: one byte more shows it, and no more is sent.
@@ -190,11 +203,11 @@ async fn refusals_and_failed_steps_are_outcomes() {
     assert!(matches!(failed.await.unwrap(), Outcome::StepFailed));
 }
 
-/// Each changes an honest answer; the authority says no, and the job is never asked for with success.
+/// Each changes an honest answer; the authority says no.
 #[tokio::test]
 async fn no_quote_no_job() {
     type Change = fn(&mut Attestation, &Machine);
-    let changes: [(&str, Change); 7] = [
+    let changes: [(&str, Change); 6] = [
         ("quote", |a, _| a.signature.0[40] ^= 1),
         ("statement_key", |a, _| a.statement_key.0[20] ^= 1),
         ("qualifying_data", |a, _| a.binding.challenge.nonce = Sha256Digest::of(b"an older one")),
@@ -204,13 +217,11 @@ async fn no_quote_no_job() {
             *a = m.attestation(other, a.runtime_log.0.clone());
         }),
         ("event_order", |a, m| {
-            // Another PID 1, honestly measured.
             let mut events = boot_events(Sha256Digest::of(b"x"), Sha256Digest::of(b"y")).to_vec();
             events.remove(0);
             *a = m.attestation(m.challenge.clone().unwrap(), runtime_log(&events));
         }),
         ("runtime_log", |a, _| a.runtime_log.0.clear()),
-        ("attestation_key", |a, _| a.attestation_key.0[7] ^= 1),
     ];
     for (name, change) in changes {
         let mut rig = Rig::new();
@@ -254,7 +265,7 @@ async fn order_is_kept() {
     breaks(async |m| assert!(m.get("/v1/configuration?again").await.is_none())).await;
     breaks(async |m| {
         m.get(path::CONFIGURATION).await.unwrap();
-        assert!(m.get(path::CHALLENGE).await.is_none());
+        assert!(m.ask(Method::POST, path::ENROLMENT, "{}").await.is_none());
     })
     .await;
     breaks(async |m| {
@@ -264,7 +275,7 @@ async fn order_is_kept() {
     .await;
     breaks(async |m| {
         m.attest().await;
-        assert!(m.get(path::CHALLENGE).await.is_none());
+        assert!(m.ask(Method::POST, path::ENROLMENT, "{}").await.is_none());
     })
     .await;
     breaks(async |m| {

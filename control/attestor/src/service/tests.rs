@@ -15,7 +15,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName as PkiName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::*;
-use crate::authority::tests::{document, machine::Machine, reference};
+use crate::authority::tests::machine::{Machine, endorsement};
+use crate::authority::tests::{document, reference};
 use crate::site;
 use crate::state::Archive;
 
@@ -87,6 +88,7 @@ fn new_site(directory: &Path) -> Arc<Site> {
     let names = site::Names { site: "demo".parse().unwrap(), trust_domain: "demo.example".parse().unwrap() };
     let now = host_clock().unwrap();
     site::create(directory, &names, &site::PROFILES, now, getrandom::fill).unwrap();
+    site::enrolment::add_key(directory, endorsement().sha256()).unwrap();
     Arc::new(Site::open(directory, now).unwrap())
 }
 

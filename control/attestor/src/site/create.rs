@@ -109,6 +109,7 @@ fn write(
         builder_ids: [BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_DIRECT].map(str::to_owned).into(),
         job_signers: vec![PublicKey(invoker_key.verifying_key())],
         profiles: profiles.to_vec(),
+        machines: None,
     };
     let (root, authority) = (root.to_pem().map_err(holds)?, authority.to_pem().map_err(holds)?);
     let trust = TrustBundle { version: VERSION, root: root.clone(), policy: policy.clone() };

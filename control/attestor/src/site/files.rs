@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
@@ -147,6 +147,11 @@ pub(super) fn check_private_directory(path: &Path) -> Result<(), FileError> {
         return Err(FileError::Open { path: path.to_owned(), mode: metadata.mode() & 0o7777 });
     }
     Ok(())
+}
+
+/// Makes a private directory, and those above it, if it is not there.
+pub(super) fn make_directory(path: &Path) -> Result<(), FileError> {
+    fs::DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(io_error("write", path))
 }
 
 /// What is in a directory, sorted.

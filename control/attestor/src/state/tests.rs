@@ -64,8 +64,8 @@ pub(super) fn challenged(number: u32, ek_sha256: Option<Sha256Digest>) -> Act {
 
 pub(super) fn certified(number: u32, ek_sha256: Option<Sha256Digest>, reset_count: u32) -> Act {
     let issued = |what| Issued { serial: format!("{number:032x}"), key_sha256: digest(what, number) };
-    let (attestation, statement) = (issued("ak"), issued("statement"));
-    Act::Certified { build_id: build(number), ek_sha256, reset_count, attestation, statement }
+    let (attestation, statement, dispatch) = (issued("ak"), issued("statement"), issued("dispatch"));
+    Act::Certified { build_id: build(number), ek_sha256, reset_count, attestation, statement, dispatch }
 }
 
 pub(super) fn handed_over(number: u32) -> Act {

@@ -1,5 +1,6 @@
 //! `kiln attestor`: the authority as a service, and what it remembers.
 
+mod enrol;
 mod ledger;
 mod serve;
 
@@ -24,6 +25,7 @@ use crate::{document, host};
 #[command(after_help = "\
 Examples:
   kiln attestor serve --site site --listen 0.0.0.0:8443 --name attestor.example --job a.toml --out out
+  kiln attestor enrol --site site --root vendor-root.pem
   kiln attestor status --site site
   kiln attestor ledger verify --site site --head kept.json --evidence out
   kiln attestor ledger show --site site --build 4f0c…
@@ -36,6 +38,7 @@ pub(crate) struct AttestorCommand {
 #[derive(Debug, Subcommand)]
 enum Action {
     Serve(serve::Serve),
+    Enrol(enrol::Enrol),
     Status(Status),
     Ledger(ledger::LedgerCommand),
 }
@@ -81,6 +84,7 @@ impl AttestorCommand {
     pub(crate) fn run(self) -> Result {
         match self.action {
             Action::Serve(serve) => serve.run(),
+            Action::Enrol(enrol) => enrol.run(),
             Action::Status(status) => status.run(),
             Action::Ledger(ledger) => ledger.run(),
         }

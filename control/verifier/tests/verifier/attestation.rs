@@ -1,24 +1,31 @@
 //! The authority's check of the first quote.
 
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::endorsement::{EkPublic, Roots};
+use kiln_formats::enrolment::{self, Enrolment, SECRET_BYTES};
 use kiln_formats::event::Event;
 use kiln_formats::link::{Attestation, Blob};
 use kiln_formats::names::BUILDER_FIRMWARE;
 use kiln_formats::trust::PublicKey;
 use kiln_verifier::attestation::{AttestedMachine, Offer, check};
+use kiln_verifier::enrolment::EnrolledMachine;
 use kiln_verifier::{Findings, Gate};
 
-use crate::world::{Plan, STATEMENT_KEY, ak_public, anchors, digest, key};
+use crate::world::{
+    EK, Plan, STATEMENT_KEY, ak_public, anchors, at, digest, ek_public, key, machine, policy, reference,
+};
 
 /// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign.
 const ATTRIBUTES: u32 = 0x0005_0072;
+/// What was in the credential.
+const SECRET: [u8; SECRET_BYTES] = [7; SECRET_BYTES];
 
 fn answer(plan: &Plan) -> Attestation {
     let quote = plan.first_quote();
     Attestation {
         binding: plan.binding(),
         statement_key: Blob(PublicKey(key(STATEMENT_KEY).verifying_key()).spki()),
-        attestation_key: Blob(ak_public(ATTRIBUTES)),
+        proof: enrolment::proof(&SECRET, &quote.qualifying),
         quote: Blob(quote.attest()),
         signature: Blob(quote.signature()),
         firmware_log: Blob(plan.firmware_log()),
@@ -31,8 +38,22 @@ fn answer(plan: &Plan) -> Attestation {
 fn judge(answer: &Attestation) -> Result<AttestedMachine, Findings> {
     let honest = Plan::default();
     let configuration = honest.configuration_bytes();
-    let offer = Offer { challenge: &honest.challenge(), configuration: &configuration };
+    let machine = enrolled(&ek_public(EK), &ak_public(ATTRIBUTES)).unwrap();
+    let challenge = honest.challenge();
+    let offer = Offer { machine: &machine, secret: &SECRET, challenge: &challenge, configuration: &configuration };
     check(answer, &offer, &anchors())
+}
+
+/// What a machine with these keys enrols as, at a site that lists its endorsement key.
+fn enrolled(endorsement_key: &[u8], attestation_key: &[u8]) -> Result<EnrolledMachine, &'static str> {
+    let keys = EkPublic::parse(endorsement_key).iter().map(EkPublic::sha256).collect();
+    let said = Enrolment {
+        endorsement_key: Blob(endorsement_key.to_vec()),
+        attestation_key: Blob(attestation_key.to_vec()),
+        ..Enrolment::default()
+    };
+    let roots = Roots { keys, ..Roots::default() };
+    kiln_verifier::enrolment::check(&said, &roots, at(0)).map_err(|Findings(findings)| findings[0].code)
 }
 
 fn rejected(change: impl FnOnce(&mut Attestation)) -> (Gate, &'static str) {
@@ -52,14 +73,15 @@ fn a_sound_start_is_attested() {
 
 #[test]
 fn anything_else_is_not() {
-    // noDA, decrypt and an unrestricted key: each could be made to sign what the TPM did not see.
-    for attributes in [ATTRIBUTES | 0x400, ATTRIBUTES | 0x0002_0000, ATTRIBUTES & !0x0001_0000] {
-        assert_eq!(rejected(|a| a.attestation_key = Blob(ak_public(attributes))), (Gate::Quote, "attestation_key"));
-    }
+    assert_eq!(rejected(|a| a.proof = digest("x")), (Gate::Quote, "proof"));
+    let binding_sha256 = Plan::default().first_quote().qualifying;
+    let other_secret = enrolment::proof(&[8; SECRET_BYTES], &binding_sha256);
+    assert_eq!(rejected(|a| a.proof = other_secret), (Gate::Quote, "proof"));
+    assert_eq!(rejected(|a| a.binding.endorsement_key_sha256 = digest("x")), (Gate::Quote, "other_machine"));
     assert_eq!(rejected(|a| a.quote.0[40] ^= 1), (Gate::Quote, "quote"));
     assert_eq!(rejected(|a| a.signature.0[40] ^= 1), (Gate::Quote, "quote"));
     assert_eq!(rejected(|a| a.binding.challenge.nonce = digest("old")), (Gate::Quote, "qualifying_data"));
-    assert_eq!(rejected(|a| a.binding.statement_key_sha256 = digest("x")), (Gate::Quote, "qualifying_data"));
+    assert_eq!(rejected(|a| a.binding.statement_key_sha256 = digest("x")), (Gate::Quote, "proof"));
     let other = Blob(PublicKey(key(9).verifying_key()).spki());
     assert_eq!(rejected(|a| a.statement_key = other), (Gate::Quote, "statement_key"));
     assert_eq!(rejected(|a| a.statement_key.0.clear()), (Gate::Quote, "statement_key"));
@@ -69,6 +91,56 @@ fn anything_else_is_not() {
     let mut events = later.boot_events();
     events.push(Event::Job(digest("job")));
     assert_eq!(rejected(|a| a.runtime_log = Blob(later.runtime_log_of(&events))), (Gate::Boot, "event_order"));
+}
+
+#[test]
+fn keys_that_could_lie_are_not_enrolled() {
+    assert!(enrolled(&ek_public(EK), &ak_public(ATTRIBUTES)).is_ok());
+    // noDA, decrypt: each could be made to sign what the TPM did not see; and so could a key that is not restricted.
+    for attributes in [ATTRIBUTES | 0x400, ATTRIBUTES | 0x0002_0000] {
+        assert_eq!(enrolled(&ek_public(EK), &ak_public(attributes)), Err("attestation_key_attributes"));
+    }
+    let unrestricted = ak_public(ATTRIBUTES & !0x0001_0000);
+    assert_eq!(enrolled(&ek_public(EK), &unrestricted), Err("attestation_key_unrestricted"));
+    let mut signs = ek_public(EK);
+    signs[5] |= 4;
+    assert_eq!(enrolled(&signs, &ak_public(ATTRIBUTES)), Err("endorsement_key"));
+    assert_eq!(enrolled(&[], &ak_public(ATTRIBUTES)), Err("endorsement_key"));
+    assert_eq!(enrolled(&ek_public(EK), &[]), Err("attestation_key"));
+    // Nobody vouches for it, and nobody listed it.
+    let said = Enrolment {
+        endorsement_key: Blob(ek_public(EK)),
+        attestation_key: Blob(ak_public(ATTRIBUTES)),
+        ..Enrolment::default()
+    };
+    let Findings(findings) = kiln_verifier::enrolment::check(&said, &Roots::default(), at(0)).unwrap_err();
+    assert_eq!(findings[0].code, "endorsement_uncertified");
+}
+
+#[test]
+fn a_machine_that_is_not_on_the_policys_list_is_not_attested() {
+    let policy = |machines: &[Sha256Digest]| kiln_formats::trust::Policy {
+        machines: Some(machines.iter().copied().collect()),
+        ..policy()
+    };
+    for (list, good) in [(vec![machine()], true), (vec![digest("x")], false), (vec![], false)] {
+        let plan = || Plan { policy: policy(&list), ..Plan::default() };
+        let judged = {
+            let (plan, configuration) = (plan(), plan().configuration_bytes());
+            let machine = enrolled(&ek_public(EK), &ak_public(ATTRIBUTES)).unwrap();
+            let challenge = plan.challenge();
+            let offer =
+                Offer { machine: &machine, secret: &SECRET, challenge: &challenge, configuration: &configuration };
+            let anchors = kiln_verifier::Anchors { policy: policy(&list), reference: reference(&plan), ..anchors() };
+            check(&answer(&plan), &offer, &anchors)
+        };
+        match judged {
+            Ok(_) => assert!(good, "{list:?}"),
+            Err(Findings(findings)) => {
+                assert!(!good && findings[0].code == "machine_not_authorised", "{list:?}: {findings:?}")
+            }
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod attestation;
 mod build;
+mod dispatch;
 mod start;
 mod tamper;
 mod trace;

@@ -1,4 +1,6 @@
-//! A machine that needs no hardware: it speaks the protocol and makes real quotes with a key of its own.
+//! A machine that needs no hardware: it speaks the protocol, opens credentials and makes real quotes with keys of its own.
+
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -11,6 +13,7 @@ use kiln_formats::challenge::{Binding, Challenge};
 use kiln_formats::decision::{self, Code, Decision, Refusal, Ruling};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::enrolment::{Credential, Enrolled, Enrolment, SECRET_BYTES, proof};
 use kiln_formats::event::Event;
 use kiln_formats::job::Limits;
 use kiln_formats::link::{Attestation, Blob, Certificates, Done, path};
@@ -18,12 +21,22 @@ use kiln_formats::log::{Content, Frame, Stream};
 use kiln_formats::manifest::Outcome;
 use kiln_formats::names::{PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD};
 use kiln_formats::pcr::{Bank, PcrValues};
-use kiln_formats::quote::QuoteSignature;
+use kiln_formats::quote::{AkPublic, QuoteSignature};
 use kiln_formats::runtime_log::{BootId, RuntimeLog, Writer};
 use kiln_formats::statement::{Statement, Subject};
 use kiln_formats::trust::PublicKey;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::endorsement::Endorsement;
+
+/// Each machine is another boot, as the TPM counts them.
+static BOOTS: AtomicU32 = AtomicU32::new(1);
+
+/// The endorsement key that the test sites list.
+pub(crate) fn endorsement() -> Endorsement {
+    Endorsement::of(0x24)
+}
 
 /// What PID 1's program is, as far as these tests go.
 pub(crate) fn init_sha256() -> Sha256Digest {
@@ -34,7 +47,10 @@ pub(crate) struct Machine {
     requests: SendRequest<Full<Bytes>>,
     pub(crate) statement_key: SigningKey,
     attestation_key: p256::ecdsa::SigningKey,
+    pub(crate) endorsement: Endorsement,
+    pub(crate) reset_count: u32,
     pub(crate) challenge: Option<Challenge>,
+    pub(crate) secret: [u8; SECRET_BYTES],
     pub(crate) trust_sha256: Option<Sha256Digest>,
 }
 
@@ -46,7 +62,10 @@ impl Machine {
             requests,
             statement_key: SigningKey::from_bytes(&[3; 32]),
             attestation_key: p256::ecdsa::SigningKey::from_slice(&[0x42; 32]).unwrap(),
+            endorsement: endorsement(),
+            reset_count: BOOTS.fetch_add(1, Ordering::Relaxed),
             challenge: None,
+            secret: [0; SECRET_BYTES],
             trust_sha256: None,
         }
     }
@@ -70,26 +89,51 @@ impl Machine {
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
-    /// Configuration, trust bundle, challenge: what an honest machine would attest with.
-    pub(crate) async fn prepare(&mut self) -> Attestation {
+    /// Configuration and trust bundle; the runtime log that an honest machine has then.
+    pub(crate) async fn start(&mut self) -> Vec<u8> {
         let (_, configuration) = self.get(path::CONFIGURATION).await.unwrap();
         let (_, trust) = self.get(path::TRUST).await.unwrap();
-        let (_, challenge) = self.get(path::CHALLENGE).await.unwrap();
-        let challenge: Challenge = canonical::from_slice_exact(&challenge).unwrap();
-        self.challenge = Some(challenge.clone());
         self.trust_sha256 = Some(Sha256Digest::of(&trust));
-        let runtime_log = runtime_log(&boot_events(Sha256Digest::of(&configuration), Sha256Digest::of(&trust)));
-        self.attestation(challenge, runtime_log)
+        runtime_log(&boot_events(Sha256Digest::of(&configuration), Sha256Digest::of(&trust)))
+    }
+
+    /// What an honest machine enrols with whose TPM keeps no certificate.
+    pub(crate) fn enrolment(&self) -> Enrolment {
+        Enrolment {
+            endorsement_key: Blob(self.endorsement.public()),
+            attestation_key: Blob(self.attestation_public()),
+            ..Enrolment::default()
+        }
+    }
+
+    /// Enrols, and opens the credential.
+    pub(crate) async fn enrol(&mut self, enrolment: &Enrolment) -> Credential {
+        let message = canonical::to_vec(enrolment).unwrap();
+        let (status, answer) = self.ask(Method::POST, path::ENROLMENT, message).await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{answer:?}");
+        let Enrolled { challenge, credential } = canonical::from_slice_exact(&answer).unwrap();
+        self.challenge = Some(challenge);
+        self.secret = self.endorsement.open(&credential, &self.name()).unwrap();
+        credential
+    }
+
+    /// Everything before the attestation: what an honest machine would attest with.
+    pub(crate) async fn prepare(&mut self) -> Attestation {
+        let runtime_log = self.start().await;
+        self.enrol(&self.enrolment()).await;
+        self.attestation(self.challenge.clone().unwrap(), runtime_log)
     }
 
     pub(crate) fn attestation(&self, challenge: Challenge, runtime_log: Vec<u8>) -> Attestation {
         let statement_key = PublicKey(self.statement_key.verifying_key());
-        let binding = Binding { challenge, statement_key_sha256: statement_key.sha256() };
-        let (quote, signature) = self.quote(Sha256Digest::of(&canonical::to_vec(&binding).unwrap()), &runtime_log);
+        let endorsement_key_sha256 = self.endorsement.sha256();
+        let binding = Binding { challenge, statement_key_sha256: statement_key.sha256(), endorsement_key_sha256 };
+        let binding_sha256 = Sha256Digest::of(&canonical::to_vec(&binding).unwrap());
+        let (quote, signature) = self.quote(&self.attestation_key, binding_sha256, &runtime_log);
         Attestation {
             binding,
             statement_key: Blob(statement_key.spki()),
-            attestation_key: Blob(self.attestation_public()),
+            proof: proof(&self.secret, &binding_sha256),
             quote: Blob(quote),
             signature: Blob(signature),
             firmware_log: Blob::default(),
@@ -97,6 +141,11 @@ impl Machine {
             init_uptime_us: 1_000_000,
             sent_uptime_us: 2_000_000,
         }
+    }
+
+    /// The attestation key's name.
+    pub(crate) fn name(&self) -> [u8; 34] {
+        AkPublic::parse(&self.attestation_public()).unwrap().name()
     }
 
     /// The key as `TPMT_PUBLIC`. Source: TPM 2.0 Library part 2, section 12.2.4.
@@ -108,7 +157,12 @@ impl Machine {
     }
 
     /// A `TPMS_ATTEST` over sha256:0-15 and its `TPMT_SIGNATURE`. Source: the same, sections 10.12.12 and 11.3.4.
-    pub(crate) fn quote(&self, qualifying: Sha256Digest, runtime_log: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    pub(crate) fn quote(
+        &self,
+        key: &p256::ecdsa::SigningKey,
+        qualifying: Sha256Digest,
+        runtime_log: &[u8],
+    ) -> (Vec<u8>, Vec<u8>) {
         let mut values = PcrValues::default();
         RuntimeLog::parse(runtime_log).unwrap().fold_into(&mut values, usize::MAX);
         let attest = [
@@ -117,13 +171,14 @@ impl Machine {
             &[0, 32],
             qualifying.as_bytes(),
             &[0; 8],
-            &[0, 0, 0, 1, 0, 0, 0, 0, 1],
+            &self.reset_count.to_be_bytes(),
+            &[0, 0, 0, 0, 1],
             &[0; 8],
             &[0, 0, 0, 1, 0, 0x0b, 3, 0xff, 0xff, 0, 0, 32],
             values.quote_digest().as_bytes(),
         ]
         .concat();
-        let signature: p256::ecdsa::Signature = self.attestation_key.sign(&attest);
+        let signature: p256::ecdsa::Signature = key.sign(&attest);
         let (r, s) = signature.split_bytes();
         let signature = [&[0, 0x18, 0, 0x0b, 0, 32][..], &r, &[0, 32], &s].concat();
         (attest, QuoteSignature::normalise(&signature).unwrap().to_bytes())

@@ -54,10 +54,10 @@ async fn a_state_that_fails_is_a_fault_and_never_a_yes() {
         let file = rig.state.path().to_owned();
         let outcome = rig.run(async |mut machine| {
             if requests == 0 {
-                machine.get(path::CONFIGURATION).await.unwrap();
-                machine.get(path::TRUST).await.unwrap();
+                machine.start().await;
+                let enrolment = canonical::to_vec(&machine.enrolment()).unwrap();
                 spoil(&file);
-                assert!(machine.get(path::CHALLENGE).await.is_none());
+                assert!(machine.ask(Method::POST, path::ENROLMENT, enrolment).await.is_none(), "a challenge left");
             } else if requests == 1 {
                 let attestation = machine.prepare().await;
                 spoil(&file);

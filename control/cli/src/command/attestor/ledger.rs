@@ -229,11 +229,12 @@ fn text(entry: &Entry) -> String {
             let build_id = build_id.as_ref().map_or("-", Name::as_str);
             format!("refused     {build_id} {} {}", code.escape_default(), object.escape_default())
         }
-        Act::Certified { build_id, ek_sha256, reset_count, attestation, statement } => format!(
-            "certified   {build_id} ek {} reset {reset_count} attestation {} statement {}",
+        Act::Certified { build_id, ek_sha256, reset_count, attestation, statement, dispatch } => format!(
+            "certified   {build_id} ek {} reset {reset_count} attestation {} statement {} dispatch {}",
             ek_sha256.map_or_else(|| "-".to_owned(), |ek| ek.to_string()),
             attestation.serial.escape_default(),
-            statement.serial.escape_default()
+            statement.serial.escape_default(),
+            dispatch.serial.escape_default()
         ),
         Act::HandedOver { build_id, job_sha256 } => format!("handed over {build_id} job {job_sha256}"),
         Act::Ended { build_id, outcome } => format!("ended       {build_id} {}", outcome.escape_default()),

@@ -18,7 +18,7 @@ use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 use x509_cert::time::{Time, Validity};
 
-use super::{ISSUED, STATEMENT_KEY, key, tpm};
+use super::{DISPATCH_KEY, ISSUED, STATEMENT_KEY, key, tpm};
 
 const ROOT_KEY: u8 = 1;
 const AUTHORITY_KEY: u8 = 2;
@@ -40,7 +40,7 @@ pub(crate) fn statement_leaf() -> Leaf {
     Leaf {
         spki: ed25519_spki(STATEMENT_KEY),
         purpose: EKU_STATEMENT,
-        id: "spiffe://test.example/build/00112233445566778899aabbccddeeff/statement".into(),
+        id: format!("spiffe://test.example/build/ek/{}/job/00112233445566778899aabbccddeeff/statement", tpm::machine()),
         first: ISSUED,
         issuer_key: AUTHORITY_KEY,
     }
@@ -50,9 +50,14 @@ pub(crate) fn attestation_leaf() -> Leaf {
     Leaf {
         spki: tpm::ak_spki(),
         purpose: EKU_ATTESTATION,
-        id: "spiffe://test.example/build/00112233445566778899aabbccddeeff/attestation".into(),
+        id: statement_leaf().id.replace("/statement", "/attestation"),
         ..statement_leaf()
     }
+}
+
+pub(crate) fn dispatch_leaf() -> Leaf {
+    let id = statement_leaf().id.replace("/statement", "/dispatch");
+    Leaf { spki: ed25519_spki(DISPATCH_KEY), id, ..statement_leaf() }
 }
 
 pub(crate) fn root() -> Certificate {

@@ -17,6 +17,7 @@ use kiln_formats::canonical;
 use kiln_formats::challenge::{Binding, Challenge, Closing};
 use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::dispatch::Dispatched;
 use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::event::Event;
 use kiln_formats::job::{Access, CheckedJob, Job, Profile, Step, WorkspaceUse};
@@ -36,10 +37,10 @@ use kiln_formats::trust::{Configuration, Policy, PublicKey, TrustBundle};
 use kiln_verifier::{Anchors, Bundle, Content};
 use serde::Serialize;
 
-pub(crate) use certificates::{Leaf, attestation_leaf, authority, root, statement_leaf};
+pub(crate) use certificates::{Leaf, attestation_leaf, authority, dispatch_leaf, root, statement_leaf};
 pub(crate) use firmware::FirmwareEvent;
 pub(crate) use job::job;
-pub(crate) use tpm::{QuoteDraft, ak_public};
+pub(crate) use tpm::{EK, QuoteDraft, ak_public, ek_public, machine};
 
 /// When the challenge was issued.
 pub(crate) const ISSUED: i64 = 1_790_000_000;
@@ -47,6 +48,7 @@ pub(crate) const ISSUED: i64 = 1_790_000_000;
 /// Keys by purpose; each a seed.
 pub(crate) const STATEMENT_KEY: u8 = 3;
 pub(crate) const JOB_KEY: u8 = 4;
+pub(crate) const DISPATCH_KEY: u8 = 5;
 
 pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
@@ -85,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) statement_key: u8,
     pub(crate) statement_leaf: Leaf,
     pub(crate) attestation_leaf: Leaf,
+    pub(crate) dispatch_key: u8,
+    pub(crate) dispatch_leaf: Leaf,
     pub(crate) policy: Policy,
     pub(crate) artifact: Vec<u8>,
     pub(crate) firmware: Vec<FirmwareEvent>,
@@ -92,6 +96,8 @@ pub(crate) struct Plan {
     pub(crate) configuration: Edit<Configuration>,
     pub(crate) trust: Edit<TrustBundle>,
     pub(crate) binding: Edit<Binding>,
+    /// What the authority takes the machine's answer for.
+    pub(crate) dispatched: Edit<Binding>,
     pub(crate) job_document: Edit<Vec<u8>>,
     pub(crate) decision: Edit<Decision>,
     pub(crate) record: EditAt<Statement<StepRecord>>,
@@ -113,6 +119,7 @@ pub(crate) fn policy() -> Policy {
         builder_ids: vec![names::BUILDER_FIRMWARE.into()],
         job_signers: vec![PublicKey(key(JOB_KEY).verifying_key())],
         profiles: vec![Profile::Strict, Profile::Loopback],
+        machines: None,
     }
 }
 
@@ -142,6 +149,8 @@ impl Default for Plan {
             statement_key: STATEMENT_KEY,
             statement_leaf: statement_leaf(),
             attestation_leaf: attestation_leaf(),
+            dispatch_key: DISPATCH_KEY,
+            dispatch_leaf: dispatch_leaf(),
             policy: policy(),
             artifact: b"!<arch>\n".to_vec(),
             firmware: firmware::events(),
@@ -149,6 +158,7 @@ impl Default for Plan {
             configuration: Box::new(|_| {}),
             trust: Box::new(|_| {}),
             binding: Box::new(|_| {}),
+            dispatched: Box::new(|_| {}),
             job_document: Box::new(|_| {}),
             decision: Box::new(|_| {}),
             record: Box::new(|_, _| {}),
@@ -204,7 +214,10 @@ impl Plan {
 
     pub(crate) fn binding(&self) -> Binding {
         let statement_key_sha256 = PublicKey(key(self.statement_key).verifying_key()).sha256();
-        Self::edited(Binding { challenge: self.challenge(), statement_key_sha256 }, &self.binding)
+        Self::edited(
+            Binding { challenge: self.challenge(), statement_key_sha256, endorsement_key_sha256: machine() },
+            &self.binding,
+        )
     }
 
     pub(crate) fn boot_events(&self) -> Vec<Event> {
@@ -248,6 +261,17 @@ impl Plan {
         (sign(self.statement_key, names::PAYLOAD_STATEMENT, &payload), Sha256Digest::of(&payload))
     }
 
+    /// The authority's word on this machine.
+    fn dispatch(&self, quote: &[u8]) -> (Vec<u8>, Vec<u8>) {
+        let binding = Self::edited(self.binding(), &self.dispatched);
+        let configuration = canonical::from_slice_exact::<Configuration>(&self.configuration_bytes());
+        let builder_id = configuration.map_or_else(|_| names::BUILDER_FIRMWARE.into(), |read| read.builder_id);
+        let said = Dispatched { binding: &binding, quote, builder_id: &builder_id };
+        let sign = |payload: Vec<u8>| sign(self.dispatch_key, names::PAYLOAD_STATEMENT, &payload);
+        let used = digest("reference");
+        (sign(json(&said.attestation(used).unwrap())), sign(json(&said.summary(used).unwrap())))
+    }
+
     /// Does everything that the appliance does, in its order, and yields what it hands out.
     pub(crate) fn seal(&self) -> Bundle {
         let mut files = BTreeMap::new();
@@ -261,6 +285,10 @@ impl Plan {
         put(path::AUTHORITY, authority().to_pem().unwrap().into_bytes());
         put(path::STATEMENT_KEY, self.statement_leaf.issue().to_pem().unwrap().into_bytes());
         put(path::ATTESTATION_KEY, self.attestation_leaf.issue().to_pem().unwrap().into_bytes());
+        put(path::DISPATCH_KEY, self.dispatch_leaf.issue().to_pem().unwrap().into_bytes());
+        let (attestation, summary) = self.dispatch(&first.attest());
+        put(path::DISPATCH, attestation);
+        put(path::DISPATCH_SUMMARY, summary);
 
         let job_bytes = self.job_bytes();
         let job_sha256 = Sha256Digest::of(&job_bytes);

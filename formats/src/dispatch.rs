@@ -1,0 +1,305 @@
+//! The authority's word, before it hands out a job: this machine, started from this image, was checked for this build of this job.
+//!
+//! Two statements, signed with a key that is certified for one build and never kept: the dispatch attestation (SCAI) binds the
+//! machine's first quote to the build, the job, the image and the statement key; the summary (SLSA) says that the quote was held
+//! against reference values, and that it passed. [`Dispatched`] is all that either says, and makes both, so that a reader checks
+//! them by making them again: nothing in them is free but which reference values the authority used.
+//!
+//! Source: in-toto attestation framework, `spec/predicates/scai.md` (v0.3); SLSA, `spec/build-env-track-basics.md` (draft), level 2.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::VerifyingKey;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::canonical;
+use crate::challenge::Binding;
+use crate::digest::Sha256Digest;
+use crate::dsse::{self, Envelope};
+use crate::link::Blob;
+use crate::manifest::path;
+use crate::names::{PAYLOAD_STATEMENT, PREDICATE_SCAI, PREDICATE_VERDICT, VERIFIER};
+use crate::statement::{DigestSet, ResourceDescriptor, Statement, Subject};
+use crate::verdict::{Attestation, PolicyUsed, Summary, Verifier};
+
+/// What the summary grants: the check of the quote, and no level of SLSA's, whose draft track has no words for this yet.
+pub const LEVEL: &str = "KILN_BOOT_QUOTE_VERIFIED";
+/// The SLSA version of the summary's form.
+const SLSA_VERSION: &str = "1.2";
+/// Where the subjects and targets stand that every reader looks for.
+const JOB: &str = "job";
+const IMAGE: &str = "image";
+const MACHINE: &str = "endorsement-key";
+const STATEMENT_KEY: &str = "statement-key";
+const REFERENCE: &str = "reference-values";
+
+/// A SCAI attribute report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttributeReport {
+    /// What is said of the subject.
+    pub attributes: Vec<Attribute>,
+}
+
+/// One thing that is said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attribute {
+    /// What: one of the words of `docs/predicates/dispatch/v1.md`.
+    pub attribute: String,
+    /// Of what, if not of the subject as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<ResourceDescriptor>,
+    /// Under which conditions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, String>,
+    /// What shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<ResourceDescriptor>,
+}
+
+/// The two statements, each in its envelope, and the certificate of the key that signed both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dispatch {
+    /// The certificate, PEM.
+    pub certificate: String,
+    /// The dispatch attestation's envelope.
+    pub attestation: Blob,
+    /// The summary's envelope.
+    pub summary: Blob,
+}
+
+/// What is said of a machine whose first quote held. Everything in it is in the evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dispatched<'a> {
+    /// The challenge, and which keys answered it.
+    pub binding: &'a Binding,
+    /// The first quote (TPMS_ATTEST).
+    pub quote: &'a [u8],
+    /// In which way the machine was started.
+    pub builder_id: &'a str,
+}
+
+/// Why a dispatch is not the authority's word on this build.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// An envelope is none, or the certified key did not sign it.
+    #[error("the {statement} is not signed by the certified key")]
+    Signature {
+        /// Which statement.
+        statement: &'static str,
+        /// Why.
+        source: dsse::Error,
+    },
+    /// A statement is not in its one form.
+    #[error("the {statement} cannot be read")]
+    Syntax {
+        /// Which statement.
+        statement: &'static str,
+        /// Why.
+        source: canonical::Error,
+    },
+    /// A statement is about something else.
+    #[error("the {statement} does not say what follows from this evidence")]
+    Other {
+        /// Which statement.
+        statement: &'static str,
+    },
+}
+
+impl DispatchError {
+    /// Which statement it is about.
+    #[must_use]
+    pub fn statement(&self) -> &'static str {
+        match self {
+            Self::Signature { statement, .. } | Self::Syntax { statement, .. } | Self::Other { statement } => statement,
+        }
+    }
+}
+
+impl Dispatched<'_> {
+    fn subject(&self) -> Vec<Subject> {
+        let challenge = &self.binding.challenge;
+        vec![
+            Subject::new(challenge.build_id.as_str(), Sha256Digest::of(self.quote)),
+            Subject::new(JOB, challenge.job_sha256),
+        ]
+    }
+
+    fn binding_sha256(&self) -> Result<Sha256Digest, canonical::Error> {
+        Ok(Sha256Digest::of(&canonical::to_vec(self.binding)?))
+    }
+
+    /// The dispatch attestation of an authority that used these reference values.
+    ///
+    /// # Errors
+    /// Never for a binding that exists; the signature is that of [`canonical::to_vec`].
+    pub fn attestation(&self, reference_sha256: Sha256Digest) -> Result<Statement<AttributeReport>, canonical::Error> {
+        let Binding { challenge, statement_key_sha256, endorsement_key_sha256 } = self.binding;
+        let binding = || Ok(ResourceDescriptor::new(path::BINDING, self.binding_sha256()?));
+        let says = |attribute: &str, target: (&str, Sha256Digest), evidence| Attribute {
+            attribute: attribute.to_owned(),
+            target: Some(ResourceDescriptor::new(target.0, target.1)),
+            conditions: BTreeMap::new(),
+            evidence: Some(evidence),
+        };
+        let quote = Attribute {
+            attribute: "BOOT_QUOTE".to_owned(),
+            target: None,
+            conditions: BTreeMap::from(
+                [("pcrs", "sha256:0-15"), ("qualifyingData", "SHA-256 of the binding"), ("builder", self.builder_id)]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned())),
+            ),
+            evidence: Some(ResourceDescriptor::new(path::FIRST_QUOTE, Sha256Digest::of(self.quote))),
+        };
+        let reference = ResourceDescriptor::new(REFERENCE, reference_sha256);
+        let attributes = vec![
+            quote,
+            says("REFERENCE_VALUES_MATCH", (IMAGE, challenge.image_sha256), reference),
+            says("JOB_BOUND", (JOB, challenge.job_sha256), binding()?),
+            says("MACHINE_ENROLLED", (MACHINE, *endorsement_key_sha256), binding()?),
+            says("SIGNING_KEY_BOUND", (STATEMENT_KEY, *statement_key_sha256), binding()?),
+        ];
+        Ok(Statement::new(PREDICATE_SCAI, self.subject(), AttributeReport { attributes }))
+    }
+
+    /// The summary of an authority that used these reference values.
+    ///
+    /// # Errors
+    /// As [`Dispatched::attestation`].
+    pub fn summary(&self, reference_sha256: Sha256Digest) -> Result<Statement<Summary>, canonical::Error> {
+        let challenge = &self.binding.challenge;
+        let input = |uri: &str, sha256| Attestation { uri: uri.to_owned(), digest: DigestSet { sha256 } };
+        let summary = Summary {
+            verifier: Verifier { id: VERIFIER.to_owned() },
+            time_verified: challenge.issued,
+            resource_uri: self.builder_id.to_owned(),
+            policy: PolicyUsed { uri: REFERENCE.to_owned(), digest: DigestSet { sha256: reference_sha256 } },
+            input_attestations: vec![
+                input(path::BINDING, self.binding_sha256()?),
+                input(path::FIRST_QUOTE, Sha256Digest::of(self.quote)),
+            ],
+            verification_result: "PASSED".to_owned(),
+            verified_levels: vec![LEVEL.to_owned()],
+            slsa_version: SLSA_VERSION.to_owned(),
+        };
+        Ok(Statement::new(PREDICATE_VERDICT, self.subject(), summary))
+    }
+
+    /// Checks that both statements are signed with `key` and say this, and nothing else. Returns the digest of the reference values
+    /// that the authority says it used.
+    ///
+    /// # Errors
+    /// [`DispatchError`].
+    pub fn check(&self, attestation: &[u8], summary: &[u8], key: &VerifyingKey) -> Result<Sha256Digest, DispatchError> {
+        let statement = "dispatch attestation";
+        let found: Statement<AttributeReport> = open(statement, attestation, key)?;
+        let evidence = found
+            .predicate
+            .attributes
+            .iter()
+            .find_map(|attribute| attribute.evidence.as_ref().filter(|evidence| evidence.name == REFERENCE));
+        let used = evidence.ok_or(DispatchError::Other { statement })?.digest.sha256;
+        same(statement, &found, self.attestation(used))?;
+        let statement = "summary of the quote's check";
+        same(statement, &open(statement, summary, key)?, self.summary(used))?;
+        Ok(used)
+    }
+}
+
+fn open<T: Serialize + DeserializeOwned>(
+    statement: &'static str,
+    envelope: &[u8],
+    key: &VerifyingKey,
+) -> Result<T, DispatchError> {
+    let signed = |source| DispatchError::Signature { statement, source };
+    let envelope = Envelope::from_slice_exact(envelope).map_err(signed)?;
+    let verified = envelope.verify(PAYLOAD_STATEMENT, &[*key]).map_err(signed)?;
+    canonical::from_slice_exact(verified.payload()).map_err(|source| DispatchError::Syntax { statement, source })
+}
+
+fn same<T: PartialEq>(
+    statement: &'static str,
+    found: &T,
+    made: Result<T, canonical::Error>,
+) -> Result<(), DispatchError> {
+    let made = made.map_err(|source| DispatchError::Syntax { statement, source })?;
+    if *found == made { Ok(()) } else { Err(DispatchError::Other { statement }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer as _, SigningKey};
+
+    use super::*;
+    use crate::challenge::Challenge;
+    use crate::timestamp::Timestamp;
+
+    fn digest(text: &str) -> Sha256Digest {
+        Sha256Digest::of(text.as_bytes())
+    }
+
+    fn binding() -> Binding {
+        let challenge = Challenge {
+            version: 1,
+            build_id: "00112233445566778899aabbccddeeff".parse().unwrap(),
+            nonce: digest("nonce"),
+            job_sha256: digest("job"),
+            image_sha256: digest("image"),
+            issued: Timestamp::from_unix(1_790_000_000).unwrap(),
+        };
+        Binding { challenge, statement_key_sha256: digest("key"), endorsement_key_sha256: digest("ek") }
+    }
+
+    fn sign(key: &SigningKey, statement: &impl Serialize) -> Vec<u8> {
+        let payload = canonical::to_vec(statement).unwrap();
+        let signature = key.sign(&dsse::pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
+        Envelope::new(PAYLOAD_STATEMENT, &payload, &signature).to_vec().unwrap()
+    }
+
+    #[test]
+    fn it_says_this_and_nothing_else() {
+        let (key, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let binding = binding();
+        let said = Dispatched { binding: &binding, quote: b"quote", builder_id: "https://kiln.example/b" };
+        let used = digest("reference");
+        let attestation = sign(&key, &said.attestation(used).unwrap());
+        let summary = sign(&key, &said.summary(used).unwrap());
+        let check = |said: &Dispatched<'_>, attestation: &[u8], summary: &[u8], key: &SigningKey| {
+            said.check(attestation, summary, &key.verifying_key()).map_err(|error| error.statement())
+        };
+        assert_eq!(check(&said, &attestation, &summary, &key), Ok(used));
+        let (first, second) = ("dispatch attestation", "summary of the quote's check");
+        assert_eq!(check(&said, &attestation, &summary, &other), Err(first));
+        assert_eq!(check(&said, &attestation, &sign(&other, &said.summary(used).unwrap()), &key), Err(second));
+        // Each for the other, and one of an authority that used other reference values for the second.
+        assert_eq!(check(&said, &summary, &attestation, &key), Err(first));
+        assert_eq!(check(&said, &attestation, &sign(&key, &said.summary(digest("x")).unwrap()), &key), Err(second));
+        // Of another quote, way to start, build, job, image, statement key, machine or time.
+        let elsewhere =
+            [Dispatched { quote: b"another", ..said }, Dispatched { builder_id: "https://kiln.example/c", ..said }];
+        for other in &elsewhere {
+            assert_eq!(check(other, &attestation, &summary, &key), Err(first));
+        }
+        let edits: [fn(&mut Binding); 7] = [
+            |binding| binding.challenge.build_id = "ff".parse().unwrap(),
+            |binding| binding.challenge.nonce = digest("x"),
+            |binding| binding.challenge.job_sha256 = digest("x"),
+            |binding| binding.challenge.image_sha256 = digest("x"),
+            |binding| binding.challenge.issued = Timestamp::from_unix(0).unwrap(),
+            |binding| binding.statement_key_sha256 = digest("x"),
+            |binding| binding.endorsement_key_sha256 = digest("x"),
+        ];
+        for edit in edits {
+            let mut other = binding.clone();
+            edit(&mut other);
+            assert_eq!(check(&Dispatched { binding: &other, ..said }, &attestation, &summary, &key), Err(first));
+        }
+        // One word more.
+        let mut more = said.attestation(used).unwrap();
+        more.predicate.attributes.push(more.predicate.attributes[0].clone());
+        assert_eq!(check(&said, &sign(&key, &more), &summary, &key), Err(first));
+    }
+}
