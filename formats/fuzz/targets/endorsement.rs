@@ -1,4 +1,4 @@
-//! What a machine says of its TPM: keys, certificates, credentials.
+//! What a machine says of its TPM: keys, certificates and the path above them, credentials.
 
 #![no_main]
 
@@ -7,12 +7,24 @@ use kiln_formats::enrolment::{Credential, Enrolment};
 use kiln_formats::timestamp::Timestamp;
 use libfuzzer_sys::fuzz_target;
 
+/// A real TPM's key, on which the corpus has a certificate, and who vouches for it.
+const KEY: &[u8] = include_bytes!("../corpus/endorsement/p384.public");
+const CERTIFICATE: &[u8] = include_bytes!("../corpus/endorsement/p384.der");
+const ROOT: &[u8] = include_bytes!("../corpus/endorsement/root.pem");
+const ISSUER: &[u8] = include_bytes!("../corpus/endorsement/issuer.pem");
+
 fuzz_target!(|bytes: &[u8]| {
     let _ = EkPublic::parse(bytes);
-    let ca = CaCertificate::from_file(bytes);
-    if let (Ok(certificate), Ok(key)) = (EkCertificate::from_nv(bytes), EkPublic::parse(bytes)) {
-        let roots = Roots { roots: ca.into_iter().collect(), ..Roots::default() };
-        let _ = certificate.vouched(&key, &[], &roots, Timestamp::from_unix(1_800_000_000).expect("a second of 2027"));
+    let key = EkPublic::parse(KEY).expect("a key");
+    let roots = CaCertificate::from_file(ROOT).into_iter().collect();
+    let issuers = CaCertificate::from_file(ISSUER).into_iter().collect();
+    let roots = Roots { roots, issuers, ..Roots::default() };
+    let at = Timestamp::from_unix(1_800_000_000).expect("a second of 2027");
+    if let Ok(certificate) = EkCertificate::from_nv(bytes) {
+        let _ = certificate.vouched(&key, &[], &roots, at);
+    }
+    if let (Ok(brought), Ok(certificate)) = (CaCertificate::from_file(bytes), EkCertificate::from_nv(CERTIFICATE)) {
+        let _ = certificate.vouched(&key, &[brought], &Roots { issuers: Vec::new(), ..roots }, at);
     }
     let _ = serde_json::from_slice::<Enrolment>(bytes);
     if let Ok(credential) = serde_json::from_slice::<Credential>(bytes) {
