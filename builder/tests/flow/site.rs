@@ -92,22 +92,9 @@ pub(crate) fn enrolled(document: &[u8]) -> Enrolled {
     Enrolled { challenge: challenge(document), credential: Credential::of_contents(b"id", b"seed").unwrap() }
 }
 
-/// The public area of an endorsement key: template L-2 of the TCG's profile, and a point.
+/// The public area of a real TPM's endorsement key.
 pub(crate) fn endorsement_key() -> Vec<u8> {
-    let policy = hex::decode("837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa").unwrap();
-    let key = p256::ecdsa::SigningKey::from_slice(&[0x43; 32]).unwrap();
-    let point = key.verifying_key().to_sec1_point(false);
-    let words = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
-    let (x, y) = (point.x().unwrap(), point.y().unwrap());
-    [
-        words(&[0x23, 0x0b, 0x3, 0xb2, 32]),
-        policy,
-        words(&[6, 128, 0x43, 0x10, 3, 0x10, 32]),
-        x.to_vec(),
-        words(&[32]),
-        y.to_vec(),
-    ]
-    .concat()
+    include_bytes!("../../../formats/src/endorsement/vectors/p256.public").to_vec()
 }
 
 /// The chain under this site's root, for the statement key of this seed, and the word on this answer, signed with that one.

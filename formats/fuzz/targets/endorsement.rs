@@ -8,10 +8,10 @@ use kiln_formats::timestamp::Timestamp;
 use libfuzzer_sys::fuzz_target;
 
 /// A real TPM's key, on which the corpus has a certificate, and who vouches for it.
-const KEY: &[u8] = include_bytes!("../corpus/endorsement/p384.public");
-const CERTIFICATE: &[u8] = include_bytes!("../corpus/endorsement/p384.der");
-const ROOT: &[u8] = include_bytes!("../corpus/endorsement/root.pem");
-const ISSUER: &[u8] = include_bytes!("../corpus/endorsement/issuer.pem");
+const KEY: &[u8] = include_bytes!("../../src/endorsement/vectors/p384.public");
+const CERTIFICATE: &[u8] = include_bytes!("../../src/endorsement/vectors/p384.der");
+const ROOT: &[u8] = include_bytes!("../../src/endorsement/vectors/root.pem");
+const ISSUER: &[u8] = include_bytes!("../../src/endorsement/vectors/issuer.pem");
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = EkPublic::parse(bytes);

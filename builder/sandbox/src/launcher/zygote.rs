@@ -50,7 +50,7 @@ pub(super) fn run(channel: &Channel, callers: Channel, kit: &Kit, alone: &Single
         }
     }
     drop(channel);
-    if let Some(Ok(rules)) = &rules {
+    if let Some(rules) = &rules {
         remove_behind(rules, settled.as_ref().ok(), alone);
     }
     sys::exit_now(0)
@@ -69,9 +69,9 @@ fn remove_behind(rules: &Rules, proc: Option<&OwnedFd>, alone: &SingleThread) {
     }
 }
 
-/// Has the kernel tell what steps do, and leaves the caller's mount table behind. Returns a procfs of our own, which no step ever sees: settings in it are those of
-/// whoever opens them. Making one for each step would cost as much as a Landlock domain.
-fn settle(rules: Option<&io::Result<Rules>>) -> Result<OwnedFd, Failed> {
+/// Has the kernel tell what steps do, and leaves the caller's mount table behind. Returns a procfs of our own, which no step ever
+/// sees: settings in it are those of whoever opens them. Making one for each step would cost as much as a Landlock domain.
+fn settle(rules: Option<&Rules>) -> Result<OwnedFd, Failed> {
     let at = |layer: Layer, operation: &'static str| {
         move |error: io::Error| Failed {
             layer,
@@ -81,8 +81,7 @@ fn settle(rules: Option<&io::Result<Rules>>) -> Result<OwnedFd, Failed> {
     };
     let failed = |operation| at(Layer::View, operation);
     if let Some(rules) = rules {
-        let made = rules.as_ref().map_err(|error| io::Error::from(error.kind())).and_then(Rules::make);
-        made.map_err(at(Layer::Trace, "audit's rules"))?;
+        rules.make().map_err(at(Layer::Trace, "audit's rules"))?;
     }
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| failed("PR_SET_DUMPABLE")(e.into()))?;
     // What each sandbox init begins with, done once.

@@ -201,37 +201,38 @@ pub(super) fn hearers() -> io::Result<usize> {
 /// The rules of one launcher process: they have records made for what steps execute and are refused.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    control: Control,
     launcher: u32,
 }
 
 impl Rules {
-    /// Makes the rules of this process, unless the machine has standing ones.
+    /// Those of this process, which are not made yet.
+    pub(crate) fn of_this_process() -> Self {
+        Self { launcher: std::process::id() }
+    }
+
+    /// Makes them, unless the machine has standing ones.
     ///
     /// # Errors
     /// If the kernel refuses. What was made all the same goes with [`Rules::remove`].
     pub(crate) fn make(&self) -> io::Result<()> {
-        let there = self.control.rules()?;
+        let control = Control::open()?;
+        let there = control.rules()?;
         if all_rules(STANDING).iter().all(|standing| there.contains(standing)) {
             return Ok(());
         }
         for rule in all_rules(&format!("{LAUNCHER}{}", self.launcher)) {
-            self.control.request(AUDIT_ADD_RULE, &rule)?;
+            control.request(AUDIT_ADD_RULE, &rule)?;
         }
         Ok(())
-    }
-
-    /// Those of this process, which may not be made yet.
-    pub(crate) fn of_this_process() -> io::Result<Self> {
-        Ok(Self { control: Control::open()?, launcher: std::process::id() })
     }
 
     /// Takes away the rules of the process that this was made in, and those of every launcher that was killed before it could do so.
     /// A rule that stays costs a little time and harms nothing; there is nobody to tell.
     pub(crate) fn remove(&self, lives: impl Fn(u32) -> bool) {
-        for rule in self.control.rules().unwrap_or_default() {
+        let Ok(control) = Control::open() else { return };
+        for rule in control.rules().unwrap_or_default() {
             if launcher_of(&rule).is_some_and(|launcher| launcher == self.launcher || !lives(launcher)) {
-                let _ = self.control.request(AUDIT_DEL_RULE, &rule);
+                let _ = control.request(AUDIT_DEL_RULE, &rule);
             }
         }
     }

@@ -11,9 +11,7 @@ use kiln_verifier::attestation::{AttestedMachine, Offer, check};
 use kiln_verifier::enrolment::EnrolledMachine;
 use kiln_verifier::{Findings, Gate};
 
-use crate::world::{
-    EK, Plan, STATEMENT_KEY, ak_public, anchors, at, digest, ek_public, key, machine, policy, reference,
-};
+use crate::world::{Plan, STATEMENT_KEY, ak_public, anchors, at, digest, ek_public, key, machine, policy, reference};
 
 /// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign.
 const ATTRIBUTES: u32 = 0x0005_0072;
@@ -38,7 +36,7 @@ fn answer(plan: &Plan) -> Attestation {
 fn judge(answer: &Attestation) -> Result<AttestedMachine, Findings> {
     let honest = Plan::default();
     let configuration = honest.configuration_bytes();
-    let machine = enrolled(&ek_public(EK), &ak_public(ATTRIBUTES)).unwrap();
+    let machine = enrolled(&ek_public(), &ak_public(ATTRIBUTES)).unwrap();
     let challenge = honest.challenge();
     let offer = Offer { machine: &machine, secret: &SECRET, challenge: &challenge, configuration: &configuration };
     check(answer, &offer, &anchors())
@@ -95,21 +93,21 @@ fn anything_else_is_not() {
 
 #[test]
 fn keys_that_could_lie_are_not_enrolled() {
-    assert!(enrolled(&ek_public(EK), &ak_public(ATTRIBUTES)).is_ok());
+    assert!(enrolled(&ek_public(), &ak_public(ATTRIBUTES)).is_ok());
     // noDA, decrypt: each could be made to sign what the TPM did not see; and so could a key that is not restricted.
     for attributes in [ATTRIBUTES | 0x400, ATTRIBUTES | 0x0002_0000] {
-        assert_eq!(enrolled(&ek_public(EK), &ak_public(attributes)), Err("attestation_key_attributes"));
+        assert_eq!(enrolled(&ek_public(), &ak_public(attributes)), Err("attestation_key_attributes"));
     }
     let unrestricted = ak_public(ATTRIBUTES & !0x0001_0000);
-    assert_eq!(enrolled(&ek_public(EK), &unrestricted), Err("attestation_key_unrestricted"));
-    let mut signs = ek_public(EK);
+    assert_eq!(enrolled(&ek_public(), &unrestricted), Err("attestation_key_unrestricted"));
+    let mut signs = ek_public();
     signs[5] |= 4;
     assert_eq!(enrolled(&signs, &ak_public(ATTRIBUTES)), Err("endorsement_key"));
     assert_eq!(enrolled(&[], &ak_public(ATTRIBUTES)), Err("endorsement_key"));
-    assert_eq!(enrolled(&ek_public(EK), &[]), Err("attestation_key"));
+    assert_eq!(enrolled(&ek_public(), &[]), Err("attestation_key"));
     // Nobody vouches for it, and nobody listed it.
     let said = Enrolment {
-        endorsement_key: Blob(ek_public(EK)),
+        endorsement_key: Blob(ek_public()),
         attestation_key: Blob(ak_public(ATTRIBUTES)),
         ..Enrolment::default()
     };
@@ -127,7 +125,7 @@ fn a_machine_that_is_not_on_the_policys_list_is_not_attested() {
         let plan = || Plan { policy: policy(&list), ..Plan::default() };
         let judged = {
             let (plan, configuration) = (plan(), plan().configuration_bytes());
-            let machine = enrolled(&ek_public(EK), &ak_public(ATTRIBUTES)).unwrap();
+            let machine = enrolled(&ek_public(), &ak_public(ATTRIBUTES)).unwrap();
             let challenge = plan.challenge();
             let offer =
                 Offer { machine: &machine, secret: &SECRET, challenge: &challenge, configuration: &configuration };

@@ -9,8 +9,6 @@ use p256::pkcs8::EncodePublicKey as _;
 
 /// The seed of the certified attestation key.
 const AK: u8 = 0x42;
-/// The seed of the endorsement key.
-pub(crate) const EK: u8 = 0x43;
 
 /// A quote to be signed; by default what the TPM would say, but for the fields that the caller knows.
 #[derive(Clone)]
@@ -94,26 +92,12 @@ pub(crate) fn ak_public(attributes: u32) -> Vec<u8> {
     bytes
 }
 
-/// The public area of an endorsement key: template L-2 of the TCG's profile, and this seed's point.
-pub(crate) fn ek_public(seed: u8) -> Vec<u8> {
-    // PolicySecret(TPM_RH_ENDORSEMENT).
-    const POLICY: [u8; 32] = [
-        0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc, 0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd, 0x52,
-        0xd7, 0x6e, 0x06, 0x52, 0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa,
-    ];
-    let point = signing_key(seed).verifying_key().to_sec1_point(false);
-    let words = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect::<Vec<u8>>();
-    let mut bytes = words(&[0x23, 0x0b, 0x3, 0xb2, 32]);
-    bytes.extend(POLICY);
-    bytes.extend(words(&[6, 128, 0x43, 0x10, 3, 0x10]));
-    for coordinate in [point.x().unwrap(), point.y().unwrap()] {
-        bytes.extend([0, 32]);
-        bytes.extend(coordinate);
-    }
-    bytes
+/// The public area of a real TPM's endorsement key.
+pub(crate) fn ek_public() -> Vec<u8> {
+    include_bytes!("../../../../../formats/src/endorsement/vectors/p256.public").to_vec()
 }
 
 /// Which machine it is.
 pub(crate) fn machine() -> Sha256Digest {
-    EkPublic::parse(&ek_public(EK)).unwrap().sha256()
+    EkPublic::parse(&ek_public()).unwrap().sha256()
 }
