@@ -24,7 +24,7 @@
 mod profile;
 mod spiffe;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use x509_cert::der::asn1::ObjectIdentifier;
@@ -174,6 +174,17 @@ impl Certificate {
         self.parsed.tbs_certificate().subject_public_key_info().to_der().map_err(|_| CertificateError::Syntax)
     }
 
+    /// The key of a root: one that has the profile of roots and signed itself. When it is valid is not asked.
+    ///
+    /// # Errors
+    /// [`CertificateError`] with [`Role::Root`].
+    pub fn root_key(&self) -> Result<VerifyingKey, CertificateError> {
+        profile::check(self, Role::Root, Kind::Root)?;
+        let key = self.ed25519_key(Role::Root)?;
+        self.check_issued_by(Role::Root, self, &key)?;
+        Ok(key)
+    }
+
     /// The parsed certificate, for those who issue others under it.
     #[must_use]
     pub const fn as_x509(&self) -> &x509_cert::Certificate {
@@ -229,9 +240,7 @@ impl Authority {
     /// # Errors
     /// [`CertificateError`] with the role of the certificate that does not hold.
     pub fn check(root: &Certificate, authority: &Certificate, at: Timestamp) -> Result<Self, CertificateError> {
-        let root_key = root.ed25519_key(Role::Root)?;
-        profile::check(root, Role::Root, Kind::Root)?;
-        root.check_issued_by(Role::Root, root, &root_key)?;
+        let root_key = root.root_key()?;
         root.check_time(Role::Root, at)?;
 
         authority.check_issued_by(Role::Authority, root, &root_key)?;

@@ -16,6 +16,7 @@ pub mod timestamp;
 pub mod challenge;
 pub mod job;
 pub mod trust;
+pub mod trust_list;
 
 // What the boot says.
 pub mod audit;

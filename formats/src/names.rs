@@ -49,6 +49,11 @@ pub const PAYLOAD_DECISION: &str = "application/vnd.kiln.decision.v1+json";
 /// The DSSE payload type of a manifest.
 pub const PAYLOAD_MANIFEST: &str = "application/vnd.kiln.manifest.v1+json";
 
+/// The DSSE payload type of a trust list.
+pub const PAYLOAD_TRUST_LIST: &str = "application/vnd.kiln.trust-list.v1+json";
+/// The DSSE payload type of a reference time.
+pub const PAYLOAD_REFERENCE_TIME: &str = "application/vnd.kiln.reference-time.v1+json";
+
 /// A short name: a lowercase letter or digit, then up to 63 of those, `.`, `_`, `-` and `+`.
 ///
 /// Holding one says that it is safe as a path component, in an event's text and on a terminal.

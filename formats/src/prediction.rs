@@ -26,6 +26,9 @@ pub const PREDICTIONS_BYTES_MAX: usize = 1 << 20;
 pub struct Predictions {
     /// Always [`VERSION`].
     pub version: u32,
+    /// Which image of its producer ([`Reference::number`]).
+    #[serde(default, skip_serializing_if = "reference::is_zero")]
+    pub number: u64,
     /// The digest of PID 1's program in the image, if it is an image of ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_sha256: Option<Sha256Digest>,
@@ -271,7 +274,7 @@ impl Predictions {
             let pcrs = prediction.sha256()?;
             machines.push(MachineReference { builder_id, pcrs });
         }
-        Ok(Reference { version: reference::VERSION, image_sha256, init_sha256, machines })
+        Ok(Reference { version: reference::VERSION, number: self.number, image_sha256, init_sha256, machines })
     }
 }
 
@@ -342,7 +345,7 @@ mod tests {
             BTreeMap::from([("2".to_owned(), register(2, vec![event])), ("12".to_owned(), register(12, vec![]))]);
         let not_predicted = BTreeMap::from([("9".to_owned(), "another stub".to_owned())]);
         let machines = vec![Prediction { machine, pcrs, not_predicted }];
-        Predictions { version: VERSION, init_sha256: Some(Sha256Digest::of(b"init")), machines }
+        Predictions { version: VERSION, number: 0, init_sha256: Some(Sha256Digest::of(b"init")), machines }
     }
 
     #[test]

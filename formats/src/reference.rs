@@ -17,12 +17,21 @@ pub const REFERENCE_BYTES_MAX: usize = 1 << 20;
 pub struct Reference {
     /// Always [`VERSION`].
     pub version: u32,
+    /// Which image of its producer: a later one has a higher number, and a trust list says which is the least that counts. Left out
+    /// where the producer does not count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub number: u64,
     /// The digest of the image (UKI).
     pub image_sha256: Sha256Digest,
     /// The digest of PID 1's program in it.
     pub init_sha256: Sha256Digest,
     /// For each builder id, what its kind of start yields.
     pub machines: Vec<MachineReference>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// What one kind of start yields.

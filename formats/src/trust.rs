@@ -64,6 +64,8 @@ impl<'de> Deserialize<'de> for PublicKey {
 pub struct Policy {
     /// Always [`VERSION`].
     pub version: u32,
+    /// Which policy of the site: the first is 1, a later one has a higher number. A trust list says which is the least that counts.
+    pub number: u64,
     /// The builder ids whose evidence counts; each stands for one set of security properties.
     pub builder_ids: Vec<String>,
     /// Whose jobs may run.

@@ -20,6 +20,7 @@ const EVERY_BYTE_MAX: usize = 2048;
 fn anchors() -> Anchors {
     let reference = fs::read_dir(site().join("reference")).unwrap().next().unwrap().unwrap().path();
     Anchors {
+        standing: None,
         root: Certificate::from_pem(&fs::read(site().join("root.pem")).unwrap()).unwrap(),
         policy: canonical::from_slice_exact::<Policy>(&fs::read(site().join("policy.json")).unwrap()).unwrap(),
         reference: canonical::from_slice_exact::<Reference>(&fs::read(reference).unwrap()).unwrap(),

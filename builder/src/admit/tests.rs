@@ -56,6 +56,7 @@ fn awaiting(document: &[u8]) -> Certified {
         image_sha256: Sha256Digest::of(b"uki"),
         builder_id: BUILDER_FIRMWARE.into(),
         policy: Policy {
+            number: 1,
             machines: None,
             version: 1,
             builder_ids: vec![BUILDER_FIRMWARE.into()],

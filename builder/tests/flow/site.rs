@@ -73,7 +73,11 @@ pub(crate) fn trust() -> TrustBundle {
     let job_signers = vec![PublicKey(key(SIGNER).verifying_key())];
     let profiles = vec![Profile::Strict, Profile::Loopback];
     let root = issue(&Draft::authority("root", "root", ROOT, ROOT, None));
-    TrustBundle { version: 1, root, policy: Policy { version: 1, builder_ids, job_signers, profiles, machines: None } }
+    TrustBundle {
+        version: 1,
+        root,
+        policy: Policy { version: 1, number: 1, builder_ids, job_signers, profiles, machines: None },
+    }
 }
 
 pub(crate) fn challenge(document: &[u8]) -> Challenge {

@@ -13,6 +13,7 @@
 
 mod checks;
 mod fault;
+mod request;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -22,7 +23,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
-use kiln_formats::canonical;
 use kiln_formats::challenge::{self, Challenge};
 use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
@@ -35,9 +35,10 @@ use kiln_formats::names::Name;
 use kiln_formats::record::StepRecord;
 use kiln_formats::reference::Reference;
 use kiln_formats::timestamp::Timestamp;
-use kiln_verifier::Finding;
+use kiln_formats::trust_list::TrustList;
 use kiln_verifier::attestation::Offer as Offered;
 use kiln_verifier::enrolment::unreadable;
+use kiln_verifier::{Finding, standing};
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
@@ -46,11 +47,12 @@ pub use fault::Fault;
 use crate::credential::{self, CredentialError};
 use crate::intake::Intake;
 use crate::ledger::Act;
-use crate::link::{Exchange, Link};
+use crate::link::{Exchange, Link, LinkError};
 use crate::offer::Offer;
 use crate::site::{Site, enrolment};
 use crate::state::{Refusal, State};
 use crate::{input, link};
+use request::{decode, encode, expect, out_of_order, refuse};
 
 /// How long a machine may take from power-on to its first request: firmware and kernel take 25 s without hardware virtualization,
 /// and several times that on a busy host.
@@ -67,6 +69,8 @@ pub struct Surroundings {
     pub now: fn() -> Option<Timestamp>,
     /// Fills a buffer with bytes that nobody can guess.
     pub random: fn(&mut [u8]) -> Result<(), getrandom::Error>,
+    /// The time on the root's word that `now` counts from, where it is no clock.
+    pub reference_time: Option<Timestamp>,
 }
 
 /// All that one machine is served from.
@@ -242,13 +246,27 @@ impl Authority<'_> {
         let exchange = expect(link, &Method::GET, path::TRUST, SILENCE).await?;
         exchange.answer(StatusCode::OK, self.site.trust_bytes().to_vec());
         let mut exchange = expect(link, &Method::POST, path::ENROLMENT, SILENCE).await?;
-        let message = exchange.message(SILENCE, ENROLMENT_BYTES_MAX).await?;
+        let message = match exchange.message(SILENCE, ENROLMENT_BYTES_MAX).await {
+            Err(error @ LinkError::TooLarge { .. }) => {
+                let fault = Fault::from(error);
+                self.record(Act::refused(None, fault.code(), "enrolment")).await?;
+                return Err(fault);
+            }
+            message => message?,
+        };
         let now = (self.surroundings.now)().ok_or(Fault::Clock)?;
+        let list = match self.trust(now).await? {
+            Err(findings) => return self.refuse(exchange, None, findings).await,
+            Ok(list) => list,
+        };
         let roots = enrolment::read(self.site.directory())?;
         let machine = match checks::enrolment(&message, &roots, now) {
             Err(findings) => return self.refuse(exchange, None, findings).await,
             Ok(machine) => machine,
         };
+        if let Err(finding) = standing::machine(&list, &machine.endorsement_key.sha256()) {
+            return self.refuse(exchange, None, vec![finding]).await;
+        }
         let mut secret = Zeroizing::new([0; SECRET_BYTES]);
         (self.surroundings.random)(secret.as_mut_slice())?;
         let (key, name) = (&machine.endorsement_key, machine.attestation_key.name());
@@ -288,6 +306,18 @@ impl Authority<'_> {
         Ok(Ok(Admitted { challenge, statement_key: attested.statement_key.0 }))
     }
 
+    /// What the site's root says now, if it lets this authority challenge anybody for this job. A newer list is remembered.
+    async fn trust(&self, now: Timestamp) -> Result<Result<TrustList, Vec<Finding>>, Fault> {
+        let (list, act) = match checks::trust(self, now)? {
+            Err(findings) => return Ok(Err(findings)),
+            Ok(found) => found,
+        };
+        if let Some(act) = act {
+            self.record(act).await?;
+        }
+        Ok(Ok(list))
+    }
+
     /// A challenge of a new build, which the state knows before the machine does.
     async fn challenge(&self, ek_sha256: Sha256Digest, issued: Timestamp) -> Result<Challenge, Fault> {
         let (mut build_id, mut nonce) = ([0; 16], [0; 32]);
@@ -308,7 +338,7 @@ impl Authority<'_> {
             job_sha256: challenge.job_sha256,
             image_sha256: challenge.image_sha256,
             builder_id: self.builder_id.to_owned(),
-            ek_sha256: Some(ek_sha256),
+            ek_sha256,
         })
         .await?;
         Ok(challenge)
@@ -440,35 +470,4 @@ impl Authority<'_> {
         listener(Report::StepEnded(step));
         Ok(())
     }
-}
-
-/// Tells a machine why it is refused, and no more.
-fn refuse(exchange: Exchange, findings: Vec<Finding>) -> Result<Result<Admitted, Vec<Finding>>, Fault> {
-    exchange.answer(StatusCode::FORBIDDEN, encode(&checks::answer(&findings))?);
-    Ok(Err(findings))
-}
-
-/// The next request, which must be this one; one without a body if it is a GET.
-async fn expect(link: &mut Link, method: &Method, path: &'static str, silence: Duration) -> Result<Exchange, Fault> {
-    let exchange = link.next(silence).await?;
-    let bare = *method != Method::GET || exchange.is_bare();
-    if exchange.method == *method && exchange.path == path && bare {
-        Ok(exchange)
-    } else {
-        Err(out_of_order(&exchange, path))
-    }
-}
-
-fn out_of_order(exchange: &Exchange, expected: &'static str) -> Fault {
-    let asked = format!("{} {}", exchange.method, exchange.path);
-    Fault::OutOfOrder { expected, asked: asked.chars().filter(|c| !c.is_control()).take(120).collect() }
-}
-
-fn encode<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, Fault> {
-    canonical::to_vec(value).map_err(|source| Fault::Encode { source })
-}
-
-async fn decode<T: serde::de::DeserializeOwned>(exchange: &mut Exchange) -> Result<T, Fault> {
-    let bytes = exchange.message(SILENCE, MESSAGE_BYTES_MAX).await?;
-    serde_json::from_slice(&bytes).map_err(|source| Fault::Malformed { path: exchange.path.clone(), source })
 }

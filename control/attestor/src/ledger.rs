@@ -60,6 +60,15 @@ pub enum Act {
         /// The digest of the key that signs the heads.
         authority_key_sha256: Sha256Digest,
     },
+    /// It took a trust list as the newest, or served by a reference time.
+    Trusted {
+        /// The list's number.
+        number: u64,
+        /// The digest of its canonical text.
+        list_sha256: Sha256Digest,
+        /// The time on the root's word that it began to count from, where it did not go by its own clock.
+        reference_time: Option<Timestamp>,
+    },
     /// It challenged a machine.
     Challenged {
         /// The build.
@@ -72,8 +81,8 @@ pub enum Act {
         image_sha256: Sha256Digest,
         /// How it was started, as the authority believes.
         builder_id: String,
-        /// The machine's endorsement key, where the machine named it before its challenge.
-        ek_sha256: Option<Sha256Digest>,
+        /// The machine's endorsement key.
+        ek_sha256: Sha256Digest,
     },
     /// It refused a machine.
     Refused {
@@ -88,8 +97,8 @@ pub enum Act {
     Certified {
         /// The build.
         build_id: Name,
-        /// The machine's endorsement key, where it was enrolled with one.
-        ek_sha256: Option<Sha256Digest>,
+        /// The machine's endorsement key.
+        ek_sha256: Sha256Digest,
         /// How often the machine's TPM was reset in its life. With the endorsement key it names a boot, which counts once.
         reset_count: u32,
         /// The certificate of the key that signs quotes.
@@ -265,7 +274,7 @@ impl Act {
     #[must_use]
     pub fn build_id(&self) -> Option<&Name> {
         match self {
-            Self::Begun { .. } => None,
+            Self::Begun { .. } | Self::Trusted { .. } => None,
             Self::Refused { build_id, .. } => build_id.as_ref(),
             Self::Challenged { build_id, .. }
             | Self::Certified { build_id, .. }

@@ -13,7 +13,8 @@ use kiln_formats::job::{CheckedJob, Job};
 use kiln_formats::link::{FIRMWARE_LOG_BYTES_MAX, JOB_BYTES_MAX, MESSAGE_BYTES_MAX, RUNTIME_LOG_BYTES_MAX};
 use kiln_formats::log;
 use kiln_formats::manifest::path;
-use kiln_formats::names::Name;
+use kiln_formats::names::{Name, PAYLOAD_JOB};
+use kiln_formats::trust::PublicKey;
 
 /// A job document, the files it may ask for, and the bounds of what comes back.
 #[derive(Debug, Clone)]
@@ -133,6 +134,14 @@ impl Offer {
     #[must_use]
     pub fn sha256(&self) -> Sha256Digest {
         Sha256Digest::of(&self.document)
+    }
+
+    /// Which of these keys signed the document; none if another one did, and the machine will refuse it.
+    #[must_use]
+    pub fn signer(&self, keys: &[PublicKey]) -> Option<PublicKey> {
+        let keys: Vec<_> = keys.iter().map(|key| key.0).collect();
+        let verified = Envelope::from_slice(&self.document).ok()?.verify(PAYLOAD_JOB, &keys).ok()?;
+        Some(PublicKey(*verified.key()))
     }
 
     /// The root hashes of the images that the document asks for; none if it cannot be read.

@@ -9,19 +9,23 @@
 //! | `authority.key`, `authority.pem` | certifies builds | the authority |
 //! | `invoker.key` | signs jobs | whoever orders builds |
 //! | `reference/*.json` | what images must yield | the authority, verifiers |
+//! | `trust-lists/` | what the root says of all this, for a time (see [`trust_lists`]) | the authority, verifiers |
+//! | `before/` | trust bundles that were in force before | verifiers |
 //! | `enrolment/` | whose TPMs are taken for TPMs (see [`enrolment`]) | the authority |
 //! | `secure-boot/` | keys of Secure Boot and what enrols them (see kiln-image) | who signs images, who owns machines |
 //! | `attestor.db` | what the authority remembers, and its ledger ([`crate::state`]) | the authority |
 //! | `tpm-ca/` | certifies the TPMs of virtual machines | the machine's owner |
 //!
 //! A [`Site`] was read with every check: private files are private, all parts fit each other. It does not hold the root's key.
-//! Deliberately absent: changing a site, but for its state. [`create`] makes one whole, or nothing.
+//! [`create`] makes one whole, or nothing; [`change`] changes what it trusts.
 
+pub mod change;
 mod create;
 pub mod enrolment;
 mod files;
 #[cfg(test)]
 mod tests;
+pub mod trust_lists;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -38,9 +42,10 @@ use kiln_formats::pcr::PcrIndex;
 use kiln_formats::reference::{self, EventReference, MachineReference, PcrReference, REFERENCE_BYTES_MAX, Reference};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{CONFIGURATION_BYTES_MAX, Configuration, PublicKey, TRUST_BYTES_MAX, TrustBundle, VERSION};
+use kiln_formats::trust_list::Current;
 use serde::{Deserialize, Serialize};
 
-pub use create::{Names, PROFILES, create};
+pub use create::{Names, PROFILES, TRUST_LIST_SECONDS, create};
 pub use files::{FileError, read_key, read_public_file, write_public_file};
 
 /// Where each thing lies in a site's directory.
@@ -104,6 +109,7 @@ pub struct Site {
     root: Certificate,
     authority: Certificate,
     authority_key: SigningKey,
+    trust_list: Current,
 }
 
 /// Why there is no site here, or why none was made.
@@ -149,6 +155,9 @@ pub enum SiteError {
         #[from]
         source: crate::certify::CertifyError,
     },
+    /// The trust lists do not hold.
+    #[error(transparent)]
+    TrustLists(#[from] trust_lists::TrustListsError),
     /// The state could not be begun.
     #[error("cannot begin the site's state")]
     State {
@@ -196,7 +205,20 @@ impl Site {
         if authority.spki().map_err(holds)? != PublicKey(authority_key.verifying_key()).spki() {
             return mismatch(path::AUTHORITY_KEY, "is not the key of authority.pem");
         }
-        Ok(Self { directory: directory.to_owned(), description, trust, trust_bytes, root, authority, authority_key })
+        let trust_list = trust_lists::read(directory, &root)?;
+        if trust_list.root != root || trust_list.list.site != description.name {
+            return mismatch(trust_lists::DIRECTORY, "the newest trust list is of another root or site");
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            description,
+            trust,
+            trust_bytes,
+            root,
+            authority,
+            authority_key,
+            trust_list,
+        })
     }
 
     /// Its directory.
@@ -241,6 +263,12 @@ impl Site {
         &self.authority
     }
 
+    /// The newest trust list, as it was when the site was read. Whether it counts now is not checked.
+    #[must_use]
+    pub fn trust_list(&self) -> &Current {
+        &self.trust_list
+    }
+
     /// The key that the heads of its ledger are signed with.
     #[must_use]
     pub fn ledger_key(&self) -> VerifyingKey {
@@ -280,7 +308,7 @@ impl Site {
             machine.insert(PcrIndex::RUNTIME.get().to_string(), boot);
             machines.push(MachineReference { builder_id: builder_id.clone(), pcrs: machine });
         }
-        Ok(Reference { version: reference::VERSION, image_sha256, init_sha256, machines })
+        Ok(Reference { version: reference::VERSION, number: 0, image_sha256, init_sha256, machines })
     }
 
     /// The site's reference values, one document for each image.
@@ -344,6 +372,31 @@ pub fn boot_reference(
     let configuration = canonical::to_vec(&description.configuration(builder_id))
         .map_err(|source| SiteError::Document { path: directory.join(path::SITE), source })?;
     Ok(expected_boot(init_sha256, &configuration, &trust_bytes))
+}
+
+/// The name of the site in `directory`. Reads no key.
+///
+/// # Errors
+/// [`SiteError::File`], [`SiteError::Document`].
+pub fn name(directory: &Path) -> Result<Name, SiteError> {
+    Ok(document::<Description>(&directory.join(path::SITE), CONFIGURATION_BYTES_MAX)?.0.name)
+}
+
+/// Sets what PCR 15 must hold after the boot part, for each machine of `reference`: by the configuration of the site in `directory`,
+/// and by `trust`, which may be one that was in force before. Reads no key.
+///
+/// # Errors
+/// [`SiteError::File`], [`SiteError::Document`].
+pub fn boot_references(directory: &Path, trust: &TrustBundle, reference: &mut Reference) -> Result<(), SiteError> {
+    let description: Description = document(&directory.join(path::SITE), CONFIGURATION_BYTES_MAX)?.0;
+    let encode = |source| SiteError::Document { path: directory.join(path::SITE), source };
+    let trust = canonical::to_vec(trust).map_err(encode)?;
+    for machine in &mut reference.machines {
+        let configuration = canonical::to_vec(&description.configuration(&machine.builder_id)).map_err(encode)?;
+        let boot = expected_boot(reference.init_sha256, &configuration, &trust);
+        machine.pcrs.insert(PcrIndex::RUNTIME.get().to_string(), boot);
+    }
+    Ok(())
 }
 
 /// The reference values in a site's directory, one document for each image. Reads no key.

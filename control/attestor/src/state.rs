@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use archive::{Archive, ArchiveError, Summary};
 pub use rules::{CHALLENGE_SECONDS_MAX, Refusal};
 
-use crate::ledger::{Act, Break};
+use crate::ledger::{Act, Break, Entry};
 use crate::site::{FileError, Site, path};
 
 /// How many acts may wait for the writer; who comes later waits for a place.
@@ -210,6 +210,30 @@ impl State {
         let reader = self.reader.lock().map_err(|_| StateError::Gone)?;
         let sql = "SELECT EXISTS (SELECT 1 FROM challenge WHERE nonce = ?1)";
         reader.query_row(sql, [nonce.as_bytes()], |row| row.get(0)).map_err(StateError::store("read"))
+    }
+}
+
+impl State {
+    /// The newest trust list that was taken: its number and its digest.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read.
+    pub fn trusted(&self) -> Result<Option<(u64, Sha256Digest)>, StateError> {
+        let reader = self.reader.lock().map_err(|_| StateError::Gone)?;
+        rules::trusted(&reader).map_err(StateError::store("read"))
+    }
+
+    /// When the last thing was done, as its entry says.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be read.
+    pub fn last(&self) -> Result<Timestamp, StateError> {
+        let reader = self.reader.lock().map_err(|_| StateError::Gone)?;
+        let sql = "SELECT entry FROM ledger ORDER BY sequence DESC LIMIT 1";
+        let entry: Vec<u8> = reader.query_row(sql, [], |row| row.get(0)).map_err(StateError::store("read"))?;
+        let entry: Entry =
+            canonical::from_slice_exact(&entry).map_err(|source| StateError::Encode { source: Arc::new(source) })?;
+        Ok(entry.time)
     }
 }
 

@@ -40,7 +40,7 @@ fn build_id(build: u32) -> Name {
 
 fn act(build: u32, what: &str) -> Act {
     let digest = |what: &str| Sha256Digest::of(format!("{what}{build}").as_bytes());
-    let (build_id, ek_sha256) = (build_id(build), Some(digest("ek")));
+    let (build_id, ek_sha256) = (build_id(build), digest("ek"));
     let issued = |what: &str| Issued { serial: format!("{build:032x}"), key_sha256: digest(what) };
     match what {
         "challenged" => Act::Challenged {
@@ -154,7 +154,7 @@ fn granted(site: &Site) -> BTreeMap<(Name, &'static str), u32> {
                 Act::Certified { .. } => ACTS[1],
                 Act::HandedOver { .. } => ACTS[2],
                 Act::Ended { .. } => ACTS[3],
-                Act::Begun { .. } | Act::Refused { .. } => return,
+                Act::Begun { .. } | Act::Trusted { .. } | Act::Refused { .. } => return,
             };
             *granted.entry((entry.act.build_id().unwrap().clone(), what)).or_default() += 1;
         })

@@ -15,6 +15,7 @@ mod secure_boot;
 mod setup;
 mod sign;
 mod test;
+mod trust;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -60,6 +61,7 @@ enum Command {
     Logs(logs::Logs),
     Attestor(attestor::AttestorCommand),
     Reference(reference::ReferenceCommand),
+    Trust(trust::TrustCommand),
     SecureBoot(secure_boot::SecureBootCommand),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
@@ -87,6 +89,7 @@ impl Kiln {
             Command::Logs(logs) => logs.run(),
             Command::Attestor(attestor) => attestor.run(),
             Command::Reference(reference) => reference.run(),
+            Command::Trust(trust) => trust.run(),
             Command::SecureBoot(command) => command.run(screen),
             Command::Doctor(doctor) => doctor.run(screen),
             Command::Demo(demo) => demo.run(screen),

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use kiln_formats::canonical;
 use kiln_formats::challenge::Binding;
+use kiln_formats::decision::Decision;
 use kiln_formats::digest::{Digester, Sha256Digest};
+use kiln_formats::dsse::Envelope;
 use kiln_formats::manifest::{FILE_BYTES_MAX, FILES_MAX, path};
 use kiln_verifier::{Bundle, Content};
 
@@ -67,6 +69,13 @@ fn read_file(file: &Path, path: &str) -> Result<Content> {
     }
     let size = digester.bytes();
     Ok(Content::Digest { sha256: digester.finish(), size })
+}
+
+/// The trust bundle that the evidence claims to be made under: to find the one that it is then held against.
+pub(crate) fn trust(bundle: &Bundle) -> Option<Sha256Digest> {
+    let envelope = Envelope::from_slice_exact(bundle.bytes(path::DECISION)?).ok()?;
+    let decision: Decision = canonical::from_slice_exact(&envelope.alleged_payload().ok()?).ok()?;
+    Some(decision.trust_sha256)
 }
 
 /// The image that the evidence claims to be about: to find the reference values that it is then held against.

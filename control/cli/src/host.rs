@@ -1,24 +1,49 @@
 //! This host's clock, identity, randomness and places.
 
-use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use kiln_attestor::Surroundings;
+use kiln_attestor::site::path as in_site;
 use kiln_formats::timestamp::Timestamp;
+use kiln_formats::trust_list::{REFERENCE_TIME_BYTES_MAX, ReferenceTime};
 use kiln_image::cache::Cache;
 use kiln_image::checkout::Checkout;
 
+use crate::document;
 use crate::exit::{Exit, OrExit as _, Problem, Result};
 
-/// What the authority is given.
-pub(crate) const SURROUNDINGS: Surroundings = Surroundings { now: clock, random: getrandom::fill };
+/// A time on the root's word, and since when it counts; then it is what the clock is asked for.
+static REFERENCE: OnceLock<(Timestamp, Instant)> = OnceLock::new();
 
-/// The wall clock.
+/// What the authority is given.
+pub(crate) fn surroundings() -> Surroundings {
+    let reference_time = REFERENCE.get().map(|(time, _)| *time);
+    Surroundings { now: clock, random: getrandom::fill, reference_time }
+}
+
+/// Goes by the time in `file` from now on, which the root of the site in `site` signed, and not by this host's clock.
+pub(crate) fn go_by(file: Option<&Path>, site: &Path) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    let root = document::read_certificate(&site.join(in_site::ROOT))?;
+    let said = document::read(file, REFERENCE_TIME_BYTES_MAX)?;
+    let name = kiln_attestor::site::name(site).or_exit(Exit::Usage)?;
+    let said = ReferenceTime::verify(&said, &name, &root).or_exit(Exit::NotVerified)?;
+    // A process is told once.
+    let _told = REFERENCE.set((said.time, Instant::now()));
+    Ok(())
+}
+
+/// The wall clock, or what stands for it.
 pub(crate) fn now() -> Result<Timestamp> {
     clock().ok_or(Problem::Clock).or_exit(Exit::Infrastructure)
 }
 
 fn clock() -> Option<Timestamp> {
+    if let Some((time, since)) = REFERENCE.get() {
+        return Some(time.plus_seconds(u32::try_from(since.elapsed().as_secs()).unwrap_or(u32::MAX)));
+    }
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
     Timestamp::from_unix(i64::try_from(seconds).ok()?).ok()
 }

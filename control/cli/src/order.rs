@@ -178,7 +178,7 @@ impl Order<'_> {
             taken: &AtomicBool::new(false),
             bundle,
             first_request: BOOT,
-            surroundings: host::SURROUNDINGS,
+            surroundings: host::surroundings(),
         };
         let mut listener = |report: kiln_attestor::Report<'_>| {
             let memory = || guest::touched_bytes(running.directory(), self.memory_mib);
@@ -223,7 +223,7 @@ pub(crate) struct Judged {
 /// Verifies what a machine left, and writes the verdict beside it. Artifacts stay only if everything holds.
 pub(crate) fn judge(site: &Site, reference: &Reference, output: &Output, said: &Outcome) -> Result<Judged> {
     let bundle = evidence::read(output.path())?;
-    let verdict = verdict::with_site(&bundle, site, reference);
+    let verdict = verdict::with_site(&bundle, site, reference, host::now()?);
     let (outcome, claimed) = match said {
         Outcome::Built => ("built", Exit::Done),
         Outcome::StepFailed => ("step_failed", Exit::StepFailed),

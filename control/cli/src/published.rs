@@ -144,7 +144,7 @@ mod tests {
         fn new(change: impl FnOnce(&mut Statement<Predictions>)) -> Self {
             let desk = Self { dir: tempfile::tempdir().unwrap() };
             let init_sha256 = Some(Sha256Digest::of(b"init"));
-            let predicate = Predictions { version: VERSION, init_sha256, machines: Vec::new() };
+            let predicate = Predictions { version: VERSION, number: 0, init_sha256, machines: Vec::new() };
             let subject = vec![Subject::new("kiln.efi", Sha256Digest::of(b"image"))];
             let mut statement = Statement::new(PREDICATE_REFERENCE, subject, predicate);
             change(&mut statement);

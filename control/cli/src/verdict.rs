@@ -9,9 +9,10 @@ use kiln_formats::manifest::{Outcome, path};
 use kiln_formats::names::{PREDICATE_VERDICT, VERIFIER};
 use kiln_formats::reference::Reference;
 use kiln_formats::statement::{Statement, Subject};
+use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::Policy;
 use kiln_formats::verdict::{Attestation, PolicyUsed, Summary, Verifier};
-use kiln_verifier::{Anchors, Bundle, Content, GateState, Verdict, verify};
+use kiln_verifier::{Anchors, Bundle, Content, GateState, Standing, Verdict, verify};
 
 use crate::exit::{Exit, OrExit as _, Result};
 use crate::{document, ended, host};
@@ -33,9 +34,11 @@ pub(crate) fn exit(verdict: &Verdict) -> Exit {
 }
 
 /// Judges a bundle with all that a site trusts.
-pub(crate) fn with_site(bundle: &Bundle, site: &Site, reference: &Reference) -> Verdict {
+pub(crate) fn with_site(bundle: &Bundle, site: &Site, reference: &Reference, judged_at: Timestamp) -> Verdict {
     let policy = site.trust().policy.clone();
-    verify(bundle, &Anchors { root: site.root().clone(), policy, reference: reference.clone() })
+    let standing = Standing { list: site.trust_list().list.clone(), judged_at };
+    let anchors = Anchors { root: site.root().clone(), policy, reference: reference.clone(), standing: Some(standing) };
+    verify(bundle, &anchors)
 }
 
 /// Prints each gate and each finding.
@@ -67,6 +70,10 @@ pub(crate) fn text(verdict: &Verdict) -> String {
     if let Some(refusal) = &verdict.refusal {
         let _ = writeln!(text, "refused: {refusal}");
     }
+    let _ = match verdict.trust_list {
+        Some(number) => writeln!(text, "revocations: those of trust list {number}"),
+        None => writeln!(text, "revocations: not checked, no trust list was given"),
+    };
     let word = match exit(verdict) {
         Exit::Done => "PASSED",
         Exit::StepFailed => "the evidence holds; a step failed",

@@ -15,6 +15,7 @@ use crate::Anchors;
 use crate::boot::{self, Start};
 use crate::enrolment::{EnrolledMachine, Secret};
 use crate::finding::{Finding, Findings, Gate};
+use crate::standing;
 
 /// What the authority gave to the machine.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +56,7 @@ pub fn check(answer: &Attestation, offer: &Offer<'_>, anchors: &Anchors) -> Resu
     let binding = canonical::to_vec(&answer.binding).map_err(|e| wrong("binding", "binding", e.to_string()))?;
     let binding_sha256 = Sha256Digest::of(&binding);
     if answer.binding.challenge != *offer.challenge {
-        return Err(wrong("qualifying_data", "binding", "it does not answer this challenge".to_owned()).into());
+        return Err(wrong("other_challenge", "binding", "it does not answer this challenge".to_owned()).into());
     }
     let EnrolledMachine { endorsement_key, attestation_key } = offer.machine;
     let endorsement_key_sha256 = endorsement_key.sha256();
@@ -104,7 +105,10 @@ pub fn check(answer: &Attestation, offer: &Offer<'_>, anchors: &Anchors) -> Resu
 /// Genuine is not enough: the policy may say which machines build.
 pub(crate) fn check_machine(endorsement_key_sha256: &Sha256Digest, anchors: &Anchors) -> Result<(), Finding> {
     if anchors.policy.allows_machine(endorsement_key_sha256) {
-        return Ok(());
+        return match &anchors.standing {
+            Some(standing) => standing::machine(&standing.list, endorsement_key_sha256),
+            None => Ok(()),
+        };
     }
     let object = format!("machine {endorsement_key_sha256}");
     let reason = "the policy does not list this machine among those that may build";

@@ -21,6 +21,7 @@ use crate::Anchors;
 use crate::evidence::bytes;
 use crate::finding::{Finding, Findings, Gate};
 use crate::quote::QuotedEvidence;
+use crate::standing;
 use events::{BOOT_EVENTS, BootEvents};
 pub(crate) use events::{JobEvents, StepEvents};
 use logs::Logs;
@@ -104,6 +105,9 @@ fn check_logs(start: &Start<'_>, logs: &Logs<'_>, boot: BootEvents, anchors: &An
         return Err(Findings(findings));
     }
     check_trust(boot, anchors)?;
+    if let Some(standing) = &anchors.standing {
+        standing::start(&standing.list, &anchors.policy, &anchors.reference)?;
+    }
     if logs.values(BOOT_EVENTS).quote_digest() != start.first.pcr_digest {
         return Err(unexplained(path::FIRST_QUOTE).into());
     }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::finding::{Finding, Findings, Gate};
+use crate::standing::{self, Standing};
 use crate::{Anchors, Bundle};
 
 const GATE: Gate = Gate::Evidence;
@@ -40,6 +41,10 @@ pub(crate) fn check<'a>(bundle: &'a Bundle, anchors: &Anchors) -> Result<WholeEv
     let authority_certificate = certificate(bundle, GATE, path::AUTHORITY)?;
     let authority = Authority::check(&anchors.root, &authority_certificate, at)
         .map_err(|e| Finding::new(GATE, "certificate", path::AUTHORITY, e.to_string()))?;
+    if let Some(Standing { list, judged_at }) = &anchors.standing {
+        standing::list(list, *judged_at)?;
+        standing::authority(list, &anchors.root, &authority_certificate, at)?;
+    }
     let statement = authority
         .statement(&certificate(bundle, GATE, path::STATEMENT_KEY)?)
         .map_err(|e| Finding::new(GATE, "certificate", path::STATEMENT_KEY, e.to_string()))?;

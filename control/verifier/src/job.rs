@@ -10,11 +10,13 @@ use kiln_formats::dsse::Envelope;
 use kiln_formats::job::{CheckedJob, Job};
 use kiln_formats::manifest::{Outcome, path};
 use kiln_formats::names::{PAYLOAD_DECISION, PAYLOAD_JOB};
+use kiln_formats::trust::PublicKey;
 
 use crate::Anchors;
 use crate::boot::BootedEvidence;
 use crate::evidence::bytes;
 use crate::finding::{Finding, Findings, Gate};
+use crate::standing;
 
 const GATE: Gate = Gate::Job;
 
@@ -125,6 +127,9 @@ fn check_job(bytes: &[u8], anchors: &Anchors) -> Result<CheckedJob, Finding> {
     let envelope = Envelope::from_slice(bytes).map_err(|e| broken("job", &e))?;
     let signers: Vec<_> = anchors.policy.job_signers.iter().map(|key| key.0).collect();
     let verified = envelope.verify(PAYLOAD_JOB, &signers).map_err(|e| broken("job_signature", &e))?;
+    if let Some(standing) = &anchors.standing {
+        standing::job_signer(&standing.list, &PublicKey(*verified.key()))?;
+    }
     let job: Job = canonical::from_slice_exact(verified.payload()).map_err(|e| broken("job", &e))?;
     if let Some((at, step)) = anchors.policy.forbidden_step(&job) {
         let reason = format!("the policy does not allow the profile `{}` of step {}", step.profile, step.name);

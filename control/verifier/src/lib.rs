@@ -18,6 +18,7 @@ mod evidence;
 mod finding;
 mod job;
 mod quote;
+pub mod standing;
 mod statement;
 mod step;
 mod verdict;
@@ -29,6 +30,7 @@ use kiln_formats::trust::Policy;
 
 pub use bundle::{Bundle, Content};
 pub use finding::{Finding, Findings, Gate};
+pub use standing::Standing;
 pub use statement::Artifact;
 pub use step::StepReport;
 pub use verdict::{GateReport, GateState, TpmReport, Verdict};
@@ -44,12 +46,15 @@ pub struct Anchors {
     pub policy: Policy,
     /// What the image's boot must leave in the TPM.
     pub reference: Reference,
+    /// What the site's root said later. Without it nothing is held against revocations, and the verdict says so.
+    pub standing: Option<Standing>,
 }
 
 /// Judges a bundle. Never panics, whatever is in it.
 #[must_use]
 pub fn verify(bundle: &Bundle, anchors: &Anchors) -> Verdict {
     let mut verdict = Verdict::not_reached();
+    verdict.trust_list = anchors.standing.as_ref().map(|standing| standing.list.number);
     if let Err(findings) = judge(bundle, anchors, &mut verdict) {
         verdict.stop(findings);
     }

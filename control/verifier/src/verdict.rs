@@ -73,6 +73,9 @@ pub struct Verdict {
     pub image_sha256: Option<Sha256Digest>,
     /// The job document (gate job).
     pub job_sha256: Option<Sha256Digest>,
+    /// The number of the trust list that the evidence was held against; `None` if the person brought none, so that nothing was held
+    /// against revocations.
+    pub trust_list: Option<u64>,
     /// The TPM's clock (gate quote).
     pub tpm: Option<TpmReport>,
     /// What the steps did, in their order (gate step).
@@ -107,6 +110,7 @@ impl Verdict {
             builder_id: None,
             image_sha256: None,
             job_sha256: None,
+            trust_list: None,
             tpm: None,
             steps: Vec::new(),
             artifacts: Vec::new(),

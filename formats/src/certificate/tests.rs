@@ -110,6 +110,11 @@ fn root() -> Draft {
     }
 }
 
+/// A root of its own.
+pub(crate) fn another_root(seed: u8) -> Certificate {
+    issue(&Draft { spki: ed25519_spki(seed), signer: seed, ..root() })
+}
+
 fn authority() -> Draft {
     let constraints = BasicConstraints { ca: true, path_len_constraint: Some(0) };
     Draft { subject: "authority", constraints, spki: ed25519_spki(2), ..root() }

@@ -16,20 +16,71 @@ use kiln_formats::record::StepRecord;
 use kiln_formats::statement::Statement;
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::PublicKey;
+use kiln_formats::trust_list::TrustList;
 use kiln_verifier::attestation::{self, AttestedMachine};
 use kiln_verifier::enrolment::{self, EnrolledMachine};
-use kiln_verifier::{Anchors, Finding, Findings, Gate};
+use kiln_verifier::{Anchors, Finding, Findings, Gate, standing};
 use zeroize::Zeroizing;
 
 use super::{Authority, Fault, Outcome};
 use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request, SERIAL_BYTES};
 use crate::ledger::{Act, Issued};
+use crate::site::trust_lists::{self, TrustListsError};
 use crate::state::Refusal;
 
 /// Does the machine say which TPM it has, and does the site take it for one?
 pub(super) fn enrolment(message: &[u8], roots: &Roots, at: Timestamp) -> Result<EnrolledMachine, Vec<Finding>> {
     let read = serde_json::from_slice(message).map_err(|error| enrolment::unreadable(&error));
     read.and_then(|read| enrolment::check(&read, roots, at)).map_err(|Findings(findings)| findings)
+}
+
+/// How far a clock may be behind the time of the last entry, in seconds: two hosts of one site, and what a clock is corrected by.
+const SLACK_SECONDS: i64 = 900;
+
+/// A trust list that counts, and what is to be recorded of it: one that is new, or a reference time.
+type Trusted = (TrustList, Option<Act>);
+
+/// Does the site's root let this authority challenge anybody, now, for this image and this job?
+pub(super) fn trust(authority: &Authority<'_>, now: Timestamp) -> Result<Result<Trusted, Vec<Finding>>, Fault> {
+    let Authority { site, state, surroundings, .. } = authority;
+    let current = match trust_lists::read(site.directory(), site.root()) {
+        Err(TrustListsError::Lists { source, .. }) => return Ok(Err(vec![wrong("trust_list", &source)])),
+        current => current?,
+    };
+    let last = state.last()?;
+    if now.unix() < last.unix() - SLACK_SECONDS {
+        let reason = format!("it is {now}, and the ledger's last entry is of {last}");
+        return Ok(Err(vec![wrong("clock_set_back", &reason)]));
+    }
+    let known = state.trusted()?;
+    let found = (current.list.number, current.sha256);
+    match known {
+        Some((number, _)) if found.0 < number => return Ok(Err(refusal(Refusal::TrustListRolledBack))),
+        Some((number, sha256)) if found.0 == number && found.1 != sha256 => {
+            return Ok(Err(refusal(Refusal::TrustListForked)));
+        }
+        _ => {}
+    }
+    let act = (known != Some(found) || surroundings.reference_time.is_some()).then_some(Act::Trusted {
+        number: current.list.number,
+        list_sha256: current.sha256,
+        reference_time: surroundings.reference_time,
+    });
+    let policy = &site.trust().policy;
+    let judge = || -> Result<(), Finding> {
+        standing::list(&current.list, now)?;
+        standing::authority(&current.list, site.root(), site.authority(), now)?;
+        standing::start(&current.list, policy, authority.reference)?;
+        authority.offer.signer(&policy.job_signers).map_or(Ok(()), |key| standing::job_signer(&current.list, &key))
+    };
+    match judge() {
+        Err(finding) => Ok(Err(vec![finding])),
+        Ok(()) => Ok(Ok((current.list, act))),
+    }
+}
+
+fn wrong(code: &'static str, reason: &dyn std::fmt::Display) -> Finding {
+    Finding { gate: Gate::Evidence, code, object: "trust list".to_owned(), reason: reason.to_string() }
 }
 
 /// Is it the machine that was started, with the image that was published, and does its quote answer this challenge?
@@ -46,6 +97,8 @@ pub(super) fn attestation(
         root: authority.site.root().clone(),
         policy: authority.site.trust().policy.clone(),
         reference: authority.reference.clone(),
+        // What the root says was asked before the challenge.
+        standing: None,
     };
     Ok(attestation::check(answer, offer, &anchors).map_err(|Findings(findings)| findings))
 }
@@ -103,7 +156,7 @@ pub(super) fn certify(
     };
     let act = Act::Certified {
         build_id: build_id.clone(),
-        ek_sha256: Some(*machine),
+        ek_sha256: *machine,
         reset_count: attested.clock.reset_count,
         attestation: attestation.1,
         statement: statement.1,

@@ -11,6 +11,7 @@ use crate::certify::CertifyError;
 use crate::intake::IntakeError;
 use crate::link::LinkError;
 use crate::site::enrolment::EnrolmentError;
+use crate::site::trust_lists::TrustListsError;
 use crate::state::{Refusal, StateError};
 
 /// The machine, its link or this host failed, or the machine did not keep to the protocol. There is no evidence.
@@ -136,6 +137,13 @@ pub enum Fault {
         #[from]
         source: EnrolmentError,
     },
+    /// The site's trust lists cannot be read.
+    #[error("cannot read the site's trust lists")]
+    TrustLists {
+        /// Why.
+        #[from]
+        source: TrustListsError,
+    },
     /// A certificate could not be made.
     #[error("cannot certify the machine")]
     Certify {
@@ -187,6 +195,7 @@ impl Fault {
             Self::Contradiction { .. } => "contradiction",
             Self::State(_) => "state",
             Self::Enrolment { .. } => "enrolment_roots",
+            Self::TrustLists { .. } => "trust_lists",
             Self::Forbidden { refusal } => refusal.code(),
             Self::Encode { .. }
             | Self::Input { .. }

@@ -4,11 +4,14 @@ pub(crate) mod endorsement;
 mod enrolment;
 pub(crate) mod machine;
 mod memory;
+mod negative;
+mod patience;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
+use kiln_formats::canonical;
 use kiln_formats::certificate::{self, Certificate};
 use kiln_formats::dispatch::{Dispatch, Dispatched};
 use kiln_formats::job::draft;
@@ -16,7 +19,6 @@ use kiln_formats::link::NotAttested;
 use kiln_formats::log::Stream;
 use kiln_formats::manifest::Outcome as Said;
 use kiln_formats::names::BUILDER_DIRECT;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::{LinkError, site};
@@ -60,6 +62,7 @@ struct Rig {
     taken: AtomicBool,
     bundle: PathBuf,
     said: Vec<String>,
+    clock: fn() -> Option<Timestamp>,
 }
 
 impl Rig {
@@ -86,6 +89,7 @@ impl Rig {
             taken: AtomicBool::new(false),
             bundle,
             said: Vec::new(),
+            clock: || Some(now()),
         }
     }
 
@@ -111,7 +115,7 @@ impl Rig {
             taken: &self.taken,
             bundle: &self.bundle,
             first_request: BOOT,
-            surroundings: Surroundings { now: || Some(now()), random: getrandom::fill },
+            surroundings: Surroundings { now: self.clock, random: getrandom::fill, reference_time: None },
         }
     }
 
@@ -210,8 +214,8 @@ async fn no_quote_no_job() {
     let changes: [(&str, Change); 6] = [
         ("quote", |a, _| a.signature.0[40] ^= 1),
         ("statement_key", |a, _| a.statement_key.0[20] ^= 1),
-        ("qualifying_data", |a, _| a.binding.challenge.nonce = Sha256Digest::of(b"an older one")),
-        ("qualifying_data", |a, m| {
+        ("other_challenge", |a, _| a.binding.challenge.nonce = Sha256Digest::of(b"an older one")),
+        ("other_challenge", |a, m| {
             // A quote made for another challenge, whole in itself.
             let other = Challenge { nonce: Sha256Digest::of(b"an older one"), ..m.challenge.clone().unwrap() };
             *a = m.attestation(other, a.runtime_log.0.clone());
@@ -453,48 +457,4 @@ async fn records_are_those_of_the_step_that_ended_and_come_once() {
         assert!(machine.record("build", "build").await.is_none());
     });
     assert!(matches!(forged.await, Err(Fault::RecordSignature { .. })));
-}
-
-/// Time is tokio's, and runs as fast as there is nothing else to do.
-#[tokio::test(start_paused = true)]
-async fn silence_and_dripping_end() {
-    let mut rig = Rig::new();
-    let outcome = rig.run(async |mut machine| {
-        machine.get(path::CONFIGURATION).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(7200)).await;
-    });
-    assert!(matches!(outcome.await, Err(Fault::Link(LinkError::Silent { .. }))));
-
-    // One byte in each minute is no silence; the deadline of the run ends it.
-    let rig = Rig::new();
-    let authority = rig.authority();
-    let (host, mut guest) = tokio::io::duplex(1 << 16);
-    let drip = async {
-        for byte in b"GET /v1/configuration HTTP/1.1\r\nhost: kiln-which-is-as-long-as-an-hour-has-minutes-and-more\r\n"
-        {
-            guest.write_all(&[*byte]).await.ok();
-            tokio::time::sleep(Duration::from_secs(60)).await;
-        }
-    };
-    let mut listener = |_: Report<'_>| {};
-    let serve = authority.serve(host, Duration::from_secs(3600), &mut listener);
-    let (outcome, ()) = tokio::join!(serve, drip);
-    assert!(matches!(outcome, Err(Fault::Deadline { .. })), "{outcome:?}");
-}
-
-#[tokio::test]
-async fn noise_and_hanging_up_are_faults() {
-    let rig = Rig::new();
-    for noise in [&b""[..], b"\0\0\0\0", b"SSH-2.0\r\n\r\n", &[b'a'; 100_000]] {
-        let authority = rig.authority();
-        let (host, mut guest) = tokio::io::duplex(1 << 20);
-        guest.write_all(noise).await.unwrap();
-        guest.shutdown().await.unwrap();
-        let mut listener = |_: Report<'_>| {};
-        let outcome = authority.serve(host, Duration::from_secs(5), &mut listener).await;
-        assert!(matches!(outcome, Err(Fault::Link(_))), "{outcome:?}");
-        let mut said = Vec::new();
-        guest.read_to_end(&mut said).await.unwrap();
-        assert!(!String::from_utf8_lossy(&said).contains("trust"), "something was told to noise");
-    }
 }

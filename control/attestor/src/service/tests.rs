@@ -47,7 +47,7 @@ impl Rig {
             jobs: (0..jobs).map(job).collect(),
             deadline: Duration::from_secs(60),
             names: vec!["attestor.example".parse().unwrap(), "127.0.0.1".parse().unwrap()],
-            surroundings: Surroundings { now: host_clock, random: getrandom::fill },
+            surroundings: Surroundings { now: host_clock, random: getrandom::fill, reference_time: None },
             site: Arc::clone(&site),
         };
         let (stop, stopped) = watch::channel(false);

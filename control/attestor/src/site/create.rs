@@ -11,11 +11,12 @@ use kiln_formats::job::Profile;
 use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, Name};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Policy, PublicKey, TrustBundle, VERSION};
+use kiln_formats::trust_list::{self, Minimum, Revoked, TrustList};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
 use super::files::{io_error, write_key, write_public_file};
-use super::{Description, SiteError, path};
+use super::{Description, SiteError, path, trust_lists};
 use crate::certify::{AUTHORITY_SECONDS, Issuer, Purpose, ROOT_SECONDS, Request, SERIAL_BYTES, spki_of};
 use crate::state::{self, Owner};
 
@@ -30,6 +31,9 @@ pub struct Names {
 
 /// What the steps of a site's jobs may do if nothing else is said.
 pub const PROFILES: [Profile; 2] = [Profile::Strict, Profile::Loopback];
+
+/// How long a trust list counts if nothing else is said, in seconds: 90 days. Who withholds a newer one gains no more than that.
+pub const TRUST_LIST_SECONDS: u32 = 90 * 86_400;
 
 /// Makes a site in `directory`, which must not exist yet. Its policy allows `profiles`; [`PROFILES`] unless it is for a desk.
 ///
@@ -106,11 +110,26 @@ fn write(
 
     let policy = Policy {
         version: VERSION,
+        number: 1,
         builder_ids: [BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_DIRECT].map(str::to_owned).into(),
         job_signers: vec![PublicKey(invoker_key.verifying_key())],
         profiles: profiles.to_vec(),
         machines: None,
     };
+    let first = TrustList {
+        version: trust_list::VERSION,
+        site: names.site.clone(),
+        number: 1,
+        issued: now,
+        expires: now.plus_seconds(TRUST_LIST_SECONDS),
+        root: root.to_pem().map_err(holds)?,
+        retired: Vec::new(),
+        minimum: Minimum::default(),
+        revoked: Revoked::default(),
+    };
+    let signed = first.sign(&root_key, None);
+    let signed = signed.map_err(|source| SiteError::Document { path: draft.to_owned(), source })?;
+    trust_lists::add(draft, &root, first.number, &signed)?;
     let (root, authority) = (root.to_pem().map_err(holds)?, authority.to_pem().map_err(holds)?);
     let trust = TrustBundle { version: VERSION, root: root.clone(), policy: policy.clone() };
     let description =

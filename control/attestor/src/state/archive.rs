@@ -10,7 +10,7 @@ use kiln_formats::trust::PublicKey;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 
-use super::{StateError, schema};
+use super::{StateError, rules, schema};
 use crate::ledger::{Act, Break, Chain, Entry, Head};
 use crate::site::{Site, path};
 
@@ -48,6 +48,9 @@ pub enum ArchiveError {
         /// The entry.
         sequence: u64,
     },
+    /// The index has another trust list as the newest than the ledger.
+    #[error("the index was changed: it has another trust list as the newest one than the ledger")]
+    IndexTrusted,
     /// The index has rows that no entry speaks of.
     #[error("the index was changed: its {table} has {rows} rows, and the ledger speaks of {entries}")]
     IndexRows {
@@ -209,6 +212,7 @@ struct Counted {
     handed_over: u64,
     ended: u64,
     boots: u64,
+    trusted: Option<(u64, Sha256Digest)>,
 }
 
 impl Counted {
@@ -216,27 +220,29 @@ impl Counted {
     fn take(&mut self, read: &Transaction<'_>, entry: &Entry) -> Result<Option<ArchiveError>, StateError> {
         let (table, found) = match &entry.act {
             Act::Begun { .. } => return Ok(None),
+            Act::Trusted { number, list_sha256, .. } => {
+                self.trusted = Some((*number, *list_sha256));
+                return Ok(None);
+            }
             Act::Refused { .. } => {
                 self.refused += 1;
                 return Ok(None);
             }
             Act::Challenged { build_id, nonce, job_sha256, ek_sha256, .. } => {
                 self.challenged += 1;
-                let sql = "SELECT 1 FROM challenge WHERE build_id = ?1 AND nonce = ?2 AND job_sha256 = ?3 AND ek_sha256 IS ?4";
-                let ek_sha256 = ek_sha256.as_ref().map(Sha256Digest::as_bytes);
+                let sql =
+                    "SELECT 1 FROM challenge WHERE build_id = ?1 AND nonce = ?2 AND job_sha256 = ?3 AND ek_sha256 = ?4";
+                let ek_sha256 = ek_sha256.as_bytes();
                 let values = params![build_id.as_str(), nonce.as_bytes(), job_sha256.as_bytes(), ek_sha256];
                 ("challenges", exists(read, sql, values)?)
             }
             Act::Certified { build_id, ek_sha256, reset_count, .. } => {
                 self.certified += 1;
                 let sql = "SELECT 1 FROM challenge WHERE build_id = ?1 AND fate = 1";
-                let mut found = exists(read, sql, params![build_id.as_str()])?;
-                if let Some(ek_sha256) = ek_sha256 {
-                    self.boots += 1;
-                    let sql = "SELECT 1 FROM boot WHERE ek_sha256 = ?1 AND reset_count = ?2";
-                    found &= exists(read, sql, params![ek_sha256.as_bytes(), reset_count])?;
-                }
-                ("boots", found)
+                let answered = exists(read, sql, params![build_id.as_str()])?;
+                self.boots += 1;
+                let sql = "SELECT 1 FROM boot WHERE ek_sha256 = ?1 AND reset_count = ?2";
+                ("boots", answered && exists(read, sql, params![ek_sha256.as_bytes(), reset_count])?)
             }
             Act::HandedOver { build_id, .. } => {
                 self.handed_over += 1;
@@ -254,6 +260,9 @@ impl Counted {
 
     /// Whether the index has nothing more.
     fn check(&self, read: &Transaction<'_>) -> Result<(), ArchiveError> {
+        if rules::trusted(read).map_err(StateError::store("read"))? != self.trusted {
+            return Err(ArchiveError::IndexTrusted);
+        }
         let tables = [
             ("challenges", "SELECT count(*) FROM challenge", self.challenged),
             ("certified challenges", "SELECT count(*) FROM challenge WHERE fate = 1", self.certified),

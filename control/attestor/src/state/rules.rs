@@ -3,7 +3,7 @@
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::names::Name;
 use kiln_formats::timestamp::Timestamp;
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::schema::fate;
 use crate::certify::LEAF_SECONDS;
@@ -45,6 +45,12 @@ pub enum Refusal {
     /// The build has ended.
     #[error("this build has ended")]
     Ended,
+    /// The trust list is older than one that was taken before.
+    #[error("this trust list is older than one that was taken before")]
+    TrustListRolledBack,
+    /// Two trust lists of one number.
+    #[error("another trust list of the same number was taken before")]
+    TrustListForked,
     /// A ledger begins once.
     #[error("the ledger has begun")]
     Begun,
@@ -65,6 +71,8 @@ impl Refusal {
             Self::JobTaken => "job_taken",
             Self::OtherJob => "other_job",
             Self::Ended => "build_ended",
+            Self::TrustListRolledBack => "trust_list_rolled_back",
+            Self::TrustListForked => "trust_list_forked",
             Self::Begun => "ledger_begun",
         }
     }
@@ -73,7 +81,7 @@ impl Refusal {
 /// A challenge as it is in the index.
 struct Known {
     job_sha256: Sha256Digest,
-    ek_sha256: Option<Sha256Digest>,
+    ek_sha256: Sha256Digest,
     issued: i64,
     fate: i64,
 }
@@ -86,6 +94,7 @@ pub(super) fn apply(
 ) -> Result<Result<(), Refusal>, rusqlite::Error> {
     match act {
         Act::Begun { .. } => Ok(Err(Refusal::Begun)),
+        Act::Trusted { number, list_sha256, .. } => trust(store, *number, *list_sha256),
         Act::Challenged { build_id, nonce, job_sha256, ek_sha256, .. } => {
             challenge(store, build_id, *nonce, *job_sha256, *ek_sha256, now)
         }
@@ -107,12 +116,42 @@ pub(super) fn apply(
     }
 }
 
+/// Takes a list as the newest; the one that is the newest already is no change.
+fn trust(
+    store: &Transaction<'_>,
+    number: u64,
+    list_sha256: Sha256Digest,
+) -> Result<Result<(), Refusal>, rusqlite::Error> {
+    match trusted(store)? {
+        Some((newest, _)) if number < newest => return Ok(Err(Refusal::TrustListRolledBack)),
+        Some((newest, sha256)) if number == newest && sha256 != list_sha256 => {
+            return Ok(Err(Refusal::TrustListForked));
+        }
+        _ => {}
+    }
+    store.execute(
+        "INSERT INTO trusted (id, number, list_sha256) VALUES (0, ?1, ?2)
+         ON CONFLICT (id) DO UPDATE SET number = excluded.number, list_sha256 = excluded.list_sha256",
+        params![i64::try_from(number).unwrap_or(i64::MAX), list_sha256.as_bytes()],
+    )?;
+    Ok(Ok(()))
+}
+
+/// The newest list that was taken: its number and its digest.
+pub(super) fn trusted(store: &Connection) -> Result<Option<(u64, Sha256Digest)>, rusqlite::Error> {
+    let row = store.query_row("SELECT number, list_sha256 FROM trusted", [], |row| {
+        let number: i64 = row.get(0)?;
+        Ok((u64::try_from(number).unwrap_or(0), Sha256Digest::from_bytes(row.get(1)?)))
+    });
+    row.optional()
+}
+
 fn challenge(
     store: &Transaction<'_>,
     build_id: &Name,
     nonce: Sha256Digest,
     job_sha256: Sha256Digest,
-    ek_sha256: Option<Sha256Digest>,
+    ek_sha256: Sha256Digest,
     now: Timestamp,
 ) -> Result<Result<(), Refusal>, rusqlite::Error> {
     let inserted = store.execute(
@@ -122,7 +161,7 @@ fn challenge(
             nonce.as_bytes(),
             build_id.as_str(),
             job_sha256.as_bytes(),
-            ek_sha256.as_ref().map(Sha256Digest::as_bytes),
+            ek_sha256.as_bytes(),
             now.unix(),
             fate::OPEN
         ],
@@ -133,7 +172,7 @@ fn challenge(
 fn certify(
     store: &Transaction<'_>,
     build_id: &Name,
-    ek_sha256: Option<Sha256Digest>,
+    ek_sha256: Sha256Digest,
     reset_count: u32,
     now: Timestamp,
 ) -> Result<Result<(), Refusal>, rusqlite::Error> {
@@ -147,14 +186,12 @@ fn certify(
     if known.ek_sha256 != ek_sha256 {
         return Ok(Err(Refusal::OtherMachine));
     }
-    if let Some(ek_sha256) = ek_sha256 {
-        let seen = store.execute(
-            "INSERT OR IGNORE INTO boot (ek_sha256, reset_count) VALUES (?1, ?2)",
-            params![ek_sha256.as_bytes(), reset_count],
-        )?;
-        if seen != 1 {
-            return Ok(Err(Refusal::ResetCountSeen));
-        }
+    let seen = store.execute(
+        "INSERT OR IGNORE INTO boot (ek_sha256, reset_count) VALUES (?1, ?2)",
+        params![ek_sha256.as_bytes(), reset_count],
+    )?;
+    if seen != 1 {
+        return Ok(Err(Refusal::ResetCountSeen));
     }
     store.execute("UPDATE challenge SET fate = ?2 WHERE build_id = ?1", params![build_id.as_str(), fate::REDEEMED])?;
     Ok(Ok(()))
@@ -205,7 +242,7 @@ fn known(store: &Transaction<'_>, build_id: &Name) -> Result<Option<Known>, rusq
     let known = store.query_row(sql, params![build_id.as_str()], |row| {
         Ok(Known {
             job_sha256: Sha256Digest::from_bytes(row.get(0)?),
-            ek_sha256: row.get::<_, Option<[u8; 32]>>(1)?.map(Sha256Digest::from_bytes),
+            ek_sha256: Sha256Digest::from_bytes(row.get(1)?),
             issued: row.get(2)?,
             fate: row.get(3)?,
         })

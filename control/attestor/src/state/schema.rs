@@ -14,7 +14,7 @@ use crate::site::FileError;
 /// "kiln", in the file's header, for `file(1)` and for us. Source: <https://sqlite.org/fileformat2.html#application_id>.
 const APPLICATION_ID: i32 = 0x6b69_6c6e;
 /// The version of the tables.
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
 /// How long another process may hold the file: a transaction takes milliseconds, and a disk may stall.
 const BUSY: Duration = Duration::from_secs(10);
 /// What others may not have: any access.
@@ -40,7 +40,7 @@ CREATE TABLE challenge (
     nonce BLOB PRIMARY KEY CHECK (length(nonce) = 32),
     build_id TEXT NOT NULL UNIQUE,
     job_sha256 BLOB NOT NULL CHECK (length(job_sha256) = 32),
-    ek_sha256 BLOB CHECK (length(ek_sha256) = 32),
+    ek_sha256 BLOB NOT NULL CHECK (length(ek_sha256) = 32),
     issued INTEGER NOT NULL,
     fate INTEGER NOT NULL CHECK (fate IN (0, 1, 2))
 ) STRICT, WITHOUT ROWID;
@@ -49,6 +49,11 @@ CREATE TABLE boot (
     reset_count INTEGER NOT NULL,
     PRIMARY KEY (ek_sha256, reset_count)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE trusted (
+    id INTEGER PRIMARY KEY CHECK (id = 0),
+    number INTEGER NOT NULL,
+    list_sha256 BLOB NOT NULL CHECK (length(list_sha256) = 32)
+) STRICT;
 CREATE TABLE job (build_id TEXT PRIMARY KEY REFERENCES challenge (build_id)) STRICT, WITHOUT ROWID;
 CREATE TABLE ended (build_id TEXT PRIMARY KEY REFERENCES challenge (build_id), outcome TEXT NOT NULL) STRICT, WITHOUT ROWID;
 ";

@@ -140,7 +140,11 @@ fn follow(open: &mut BTreeSet<Name>, entry: &Entry) {
     match &entry.act {
         Act::Challenged { build_id, .. } => drop(open.insert(build_id.clone())),
         Act::Refused { build_id: Some(build_id), .. } | Act::Ended { build_id, .. } => drop(open.remove(build_id)),
-        Act::Refused { build_id: None, .. } | Act::Begun { .. } | Act::Certified { .. } | Act::HandedOver { .. } => {}
+        Act::Refused { build_id: None, .. }
+        | Act::Begun { .. }
+        | Act::Trusted { .. }
+        | Act::Certified { .. }
+        | Act::HandedOver { .. } => {}
     }
 }
 

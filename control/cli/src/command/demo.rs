@@ -119,6 +119,7 @@ impl Demo {
             let name = |text: &str| text.parse::<Name>().or_exit(Exit::Infrastructure);
             keygen::make(&directory, &Names { site: name("demo")?, trust_domain: name("demo.example")? }, &PROFILES)?;
         }
+        host::go_by(self.machine.reference_time.as_deref(), &directory)?;
         Site::open(&directory, host::now()?).or_exit(Exit::Usage)
     }
 }

@@ -11,6 +11,7 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::names::{BUILDER_FIRMWARE, PREDICATE_REFERENCE};
 use kiln_formats::pcr::Bank;
 use kiln_formats::prediction::{BootPath, Firmware, MachineDescription, Prediction, Predictions, SecureBoot, VERSION};
+use kiln_formats::reference::Reference;
 use kiln_formats::statement::{Statement, Subject};
 use kiln_image::provenance;
 use kiln_image::reference::{self, Variables};
@@ -60,6 +61,9 @@ pub(crate) struct ReferenceCommand {
     /// A bank of the TPM, instead of those that the machine's description names
     #[arg(long, value_name = "BANK", value_parser = bank)]
     bank: Vec<Bank>,
+    /// Which image of its producer it is: a trust list may say which is the least that counts
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    number: u64,
     /// Print the statement as JSON
     #[arg(long)]
     json: bool,
@@ -92,6 +96,7 @@ impl ReferenceCommand {
         let uki = Uki::read(&self.image)?;
         let site = Site::open(directory, host::now()?).or_exit(Exit::Usage)?;
         let computed = site.reference(uki.sha256, uki.init_sha256, &uki.pcrs).or_exit(Exit::Infrastructure)?;
+        let computed = Reference { number: self.number, ..computed };
         if self.save {
             println!("{}", site.add_reference(&computed).or_exit(Exit::Usage)?.display());
             return Ok(Exit::Done);
@@ -113,7 +118,8 @@ impl ReferenceCommand {
             let machines = descriptions.into_iter().map(predict).collect::<Result<Vec<_>>>();
             (init.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machines)
         });
-        let predicate = Predictions { version: VERSION, init_sha256: init_sha256?, machines: machines? };
+        let predicate =
+            Predictions { version: VERSION, number: self.number, init_sha256: init_sha256?, machines: machines? };
         let name = self.image.file_name().unwrap_or(self.image.as_os_str()).to_string_lossy();
         let statement =
             Statement::new(PREDICATE_REFERENCE, vec![Subject::new(name, Sha256Digest::of(&bytes))], predicate);

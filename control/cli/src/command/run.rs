@@ -86,6 +86,9 @@ pub(crate) struct MachineArguments {
     /// Its memory in MiB, which is also all the storage that a build has
     #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB)]
     pub(crate) memory: u32,
+    /// Go by this time, on the root's word (`kiln trust time`), and not by this host's clock
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reference_time: Option<PathBuf>,
     /// How long the build may take, in seconds
     #[arg(long, value_name = "S", default_value_t = DEADLINE_S, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) deadline: u32,
@@ -109,6 +112,7 @@ impl MachineArguments {
 impl Run {
     pub(crate) fn run(self, screen: &Screen) -> Result {
         Output::check(&self.out)?;
+        host::go_by(self.machine.reference_time.as_deref(), &self.site)?;
         let site = Site::open(&self.site, host::now()?).or_exit(Exit::Usage)?;
         let offer = self.offer(&site)?;
         let image = Image::get(self.image.as_deref(), screen)?;

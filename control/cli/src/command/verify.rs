@@ -3,15 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use kiln_attestor::site::path as in_site;
+use kiln_attestor::site::{boot_references, change, path as in_site, trust_lists};
+use kiln_formats::canonical;
 use kiln_formats::certificate::Certificate;
+use kiln_formats::digest::Sha256Digest;
 use kiln_formats::reference::Reference;
-use kiln_formats::trust::{Policy, TRUST_BYTES_MAX};
-use kiln_verifier::{Anchors, Bundle, Verdict, verify};
+use kiln_formats::trust::{Policy, TRUST_BYTES_MAX, TrustBundle};
+use kiln_formats::trust_list::{self, Current, REFERENCE_TIME_BYTES_MAX, ReferenceTime, TRUST_LIST_BYTES_MAX};
+use kiln_verifier::{Anchors, Bundle, Standing, Verdict, verify};
 
 use crate::document;
 use crate::exit::{Exit, OrExit as _, Problem, Result};
-use crate::{evidence, published, verdict};
+use crate::{evidence, host, published, verdict};
 
 /// Check evidence, offline: gate by gate, against a root, a policy and reference values that you got by other ways.
 ///
@@ -23,6 +26,7 @@ Examples:
   kiln verify out --site site
   kiln verify out --root root.pem --policy policy.json --reference uki.json --json
   kiln verify out --site site --reference reference.intoto.json --publisher image.pub
+  kiln verify out --root root.pem --policy policy.json --reference uki.json --trust-list 000001.json
   kiln verify out --site site --verdict verdict.json")]
 pub(crate) struct Verify {
     /// The directory that `kiln run` made
@@ -55,6 +59,13 @@ struct AnchorArguments {
     /// The public key (PEM) of the image's producer, who signed the reference values
     #[arg(long, value_name = "FILE", requires = "reference")]
     publisher: Option<PathBuf>,
+    /// The site's trust lists, the oldest first, up to the newest that you have: what is revoked, and since when roots count.
+    /// Without one (and without --site) nothing is held against revocations, and the verdict says so
+    #[arg(long, value_name = "FILE")]
+    trust_list: Vec<PathBuf>,
+    /// Judge the trust list at this time, on the root's word (`kiln trust time`), and not by this host's clock
+    #[arg(long, value_name = "FILE")]
+    reference_time: Option<PathBuf>,
 }
 
 impl Verify {
@@ -76,7 +87,8 @@ impl Verify {
 
 impl AnchorArguments {
     fn read(&self, bundle: &Bundle) -> Result<Anchors> {
-        let site = self.site.as_deref().map(SiteAnchors::open).transpose()?;
+        let site = self.site.as_deref().map(|directory| SiteAnchors::open(directory, bundle)).transpose()?;
+        let lists = site.as_ref().map_or_else(Vec::new, |site| site.lists.clone());
         let (root, policy) = match (&self.root, &self.policy, &site) {
             (Some(root), Some(policy), _) => (document::read_certificate(root)?, read_policy(policy)?),
             (Some(root), None, Some(site)) => (document::read_certificate(root)?, site.policy.clone()),
@@ -93,7 +105,25 @@ impl AnchorArguments {
             (None, Some(site)) => site.reference(bundle)?,
             (None, None) => return Err(Problem::NoAnchors).or_exit(Exit::Usage),
         };
-        Ok(Anchors { root, policy, reference })
+        let lists = match (self.trust_list.as_slice(), &lists) {
+            ([], lists) => lists.clone(),
+            (files, _) => files.iter().map(|file| document::read(file, TRUST_LIST_BYTES_MAX)).collect::<Result<_>>()?,
+        };
+        let standing = if lists.is_empty() { None } else { Some(self.standing(&lists, &root)?) };
+        Ok(Anchors { root, policy, reference, standing })
+    }
+
+    /// The newest list, judged by a time on the root's word if there is one, or else by this host's clock.
+    fn standing(&self, lists: &[Vec<u8>], root: &Certificate) -> Result<Standing> {
+        let Current { list, root, .. } = trust_list::current(lists, root).or_exit(Exit::NotVerified)?;
+        let judged_at = match &self.reference_time {
+            None => host::now()?,
+            Some(file) => {
+                let said = document::read(file, REFERENCE_TIME_BYTES_MAX)?;
+                ReferenceTime::verify(&said, &list.site, &root).or_exit(Exit::NotVerified)?.time
+            }
+        };
+        Ok(Standing { list, judged_at })
     }
 }
 
@@ -106,13 +136,23 @@ struct SiteAnchors {
     directory: PathBuf,
     root: Certificate,
     policy: Policy,
+    lists: Vec<Vec<u8>>,
 }
 
 impl SiteAnchors {
-    fn open(directory: &Path) -> Result<Self> {
-        let root = document::read_certificate(&directory.join(in_site::ROOT))?;
-        let policy = read_policy(&directory.join(in_site::POLICY))?;
-        Ok(Self { directory: directory.to_owned(), root, policy })
+    /// Root and policy are those that were in force when the evidence was made, as far as the site was changed since.
+    fn open(directory: &Path, bundle: &Bundle) -> Result<Self> {
+        let bundles = change::bundles(directory).or_exit(Exit::Usage)?;
+        let named = evidence::trust(bundle);
+        let sha256 = |trust: &TrustBundle| canonical::to_vec(trust).ok().map(|bytes| Sha256Digest::of(&bytes));
+        let then = bundles.iter().find(|(_, trust)| named.is_some() && sha256(trust) == named);
+        let now = directory.join(in_site::TRUST);
+        let (path, trust) =
+            then.or_else(|| bundles.get_key_value(&now)).ok_or(Problem::NoAnchors).or_exit(Exit::Usage)?;
+        let broken = |source| Problem::Certificate { path: path.clone(), source };
+        let root = Certificate::from_pem(trust.root.as_bytes()).map_err(broken).or_exit(Exit::Usage)?;
+        let lists = trust_lists::files(directory).or_exit(Exit::Usage)?;
+        Ok(Self { directory: directory.to_owned(), root, policy: trust.policy.clone(), lists })
     }
 
     /// The reference values of the image that the evidence names. Any of the site's will do to reject one that it does not know.
@@ -123,15 +163,24 @@ impl SiteAnchors {
         if references.is_empty() {
             return Err(Problem::NoReference { path: self.directory }).or_exit(Exit::Usage);
         }
-        Ok(references.swap_remove(at))
+        let mut reference = references.swap_remove(at);
+        let trust = TrustBundle::new(self.root.to_pem().or_exit(Exit::Infrastructure)?, self.policy);
+        boot_references(&self.directory, &trust, &mut reference).or_exit(Exit::Usage)?;
+        Ok(reference)
     }
 }
 
 /// What `kiln verify OUT --site DIR` would answer: the same code, on what is on disk now.
 pub(crate) fn of_directory(out: &Path, site: &Path) -> Result<Verdict> {
     let bundle = evidence::read(out)?;
-    let site = SiteAnchors::open(site)?;
-    let (root, policy) = (site.root.clone(), site.policy.clone());
-    let anchors = Anchors { root, policy, reference: site.reference(&bundle)? };
-    Ok(verify(&bundle, &anchors))
+    let arguments = AnchorArguments {
+        site: Some(site.to_owned()),
+        root: None,
+        policy: None,
+        reference: None,
+        publisher: None,
+        trust_list: Vec::new(),
+        reference_time: None,
+    };
+    Ok(verify(&bundle, &arguments.read(&bundle)?))
 }

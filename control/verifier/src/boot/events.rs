@@ -66,7 +66,14 @@ impl<'a> Reader<'a> {
     fn out_of_order(&self, at: usize, expected: &str) -> Finding {
         let found = self.records.get(at).map_or_else(|| "the log's end".to_owned(), |r| format!("`{}`", r.event));
         let object = format!("{}: event {at}", path::RUNTIME_LOG);
-        Finding::new(Gate::Boot, "event_order", object, format!("expected {expected}, found {found}"))
+        // `final` is the last event of a machine, wherever the reader is.
+        let closed = self.records.iter().rev().skip(1).any(|record| record.event == Event::Final);
+        let code = match self.records.get(at) {
+            None => "log_truncated",
+            Some(_) if closed => "event_after_final",
+            Some(_) => "event_order",
+        };
+        Finding::new(Gate::Boot, code, object, format!("expected {expected}, found {found}"))
     }
 
     fn end(&self) -> Result<(), Finding> {

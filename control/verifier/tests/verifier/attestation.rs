@@ -78,7 +78,7 @@ fn anything_else_is_not() {
     assert_eq!(rejected(|a| a.binding.endorsement_key_sha256 = digest("x")), (Gate::Quote, "other_machine"));
     assert_eq!(rejected(|a| a.quote.0[40] ^= 1), (Gate::Quote, "quote"));
     assert_eq!(rejected(|a| a.signature.0[40] ^= 1), (Gate::Quote, "quote"));
-    assert_eq!(rejected(|a| a.binding.challenge.nonce = digest("old")), (Gate::Quote, "qualifying_data"));
+    assert_eq!(rejected(|a| a.binding.challenge.nonce = digest("old")), (Gate::Quote, "other_challenge"));
     assert_eq!(rejected(|a| a.binding.statement_key_sha256 = digest("x")), (Gate::Quote, "proof"));
     let other = Blob(PublicKey(key(9).verifying_key()).spki());
     assert_eq!(rejected(|a| a.statement_key = other), (Gate::Quote, "statement_key"));
@@ -146,7 +146,7 @@ fn an_old_quote_does_not_answer_a_new_challenge() {
     // The whole answer is that of another challenge, so only the comparison with what was asked can tell.
     let old = Plan { binding: Box::new(|b| b.challenge.nonce = digest("old")), ..Plan::default() };
     let Findings(findings) = judge(&answer(&old)).unwrap_err();
-    assert_eq!((findings[0].gate, findings[0].code), (Gate::Quote, "qualifying_data"));
+    assert_eq!((findings[0].gate, findings[0].code), (Gate::Quote, "other_challenge"));
 }
 
 #[test]

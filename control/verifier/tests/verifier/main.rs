@@ -5,6 +5,7 @@
 mod attestation;
 mod build;
 mod dispatch;
+mod standing;
 mod start;
 mod tamper;
 mod trace;

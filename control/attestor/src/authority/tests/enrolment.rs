@@ -9,11 +9,11 @@ use super::*;
 use crate::state::Archive;
 
 /// A stranger's seed: nobody lists or vouches for it.
-const STRANGER: u8 = 0x77;
+pub(super) const STRANGER: u8 = 0x77;
 
 impl Rig {
     /// The codes of all refusals in the ledger.
-    fn refusals(&self) -> Vec<String> {
+    pub(super) fn refusals(&self) -> Vec<String> {
         let mut codes = Vec::new();
         let each = |entry: &crate::ledger::Entry| {
             if let Act::Refused { code, .. } = &entry.act {
@@ -26,7 +26,11 @@ impl Rig {
     }
 
     /// Does as `script` says, which ends in a refusal with this code and nothing more.
-    async fn refuses(&mut self, code: &str, script: impl AsyncFnOnce(&mut Machine) -> (StatusCode, Vec<u8>)) {
+    pub(super) async fn refuses(
+        &mut self,
+        code: &str,
+        script: impl AsyncFnOnce(&mut Machine) -> (StatusCode, Vec<u8>),
+    ) {
         let outcome = self.run(async |mut machine| {
             let (status, body) = script(&mut machine).await;
             assert_eq!(status, StatusCode::FORBIDDEN, "{code}");
@@ -41,7 +45,7 @@ impl Rig {
     }
 
     /// Sends these bytes as an enrolment: refused before there is a challenge.
-    async fn turns_away(&mut self, code: &str, message: impl FnOnce(&Machine) -> Vec<u8>) {
+    pub(super) async fn turns_away(&mut self, code: &str, message: impl FnOnce(&Machine) -> Vec<u8>) {
         self.refuses(code, async |machine| {
             machine.start().await;
             let (status, body) = machine.ask(Method::POST, path::ENROLMENT, message(machine)).await.unwrap();
@@ -53,7 +57,7 @@ impl Rig {
     }
 
     /// Enrols honestly and sends what `change` makes of the honest answer.
-    async fn rejects(&mut self, code: &str, change: impl FnOnce(&mut Attestation, &Machine)) {
+    pub(super) async fn rejects(&mut self, code: &str, change: impl FnOnce(&mut Attestation, &Machine)) {
         self.refuses(code, async |machine| {
             let mut attestation = machine.prepare().await;
             change(&mut attestation, machine);
@@ -63,19 +67,19 @@ impl Rig {
         .await;
     }
 
-    fn trusts(&self, maker: &Maker) {
+    pub(super) fn trusts(&self, maker: &Maker) {
         let file = self.site.directory().join("maker.der");
         fs::write(&file, maker.certificate()).unwrap();
         site::enrolment::add_certificate(self.site.directory(), site::enrolment::Role::Root, "maker", &file).unwrap();
     }
 }
 
-fn json(enrolment: &Enrolment) -> Vec<u8> {
+pub(super) fn json(enrolment: &Enrolment) -> Vec<u8> {
     canonical::to_vec(enrolment).unwrap()
 }
 
 /// The enrolment of a machine with a stranger's key and these certificates.
-fn of_a_stranger(machine: &Machine, certificates: Vec<Vec<u8>>, chain: Vec<Vec<u8>>) -> Vec<u8> {
+pub(super) fn of_a_stranger(machine: &Machine, certificates: Vec<Vec<u8>>, chain: Vec<Vec<u8>>) -> Vec<u8> {
     let blobs = |list: Vec<Vec<u8>>| list.into_iter().map(Blob).collect();
     let endorsement_key = Blob(Endorsement::of(STRANGER).public());
     json(&Enrolment { certificates: blobs(certificates), chain: blobs(chain), endorsement_key, ..machine.enrolment() })

@@ -20,7 +20,7 @@ use kiln_formats::link::{Attestation, Blob, Certificates, Done, path};
 use kiln_formats::log::{Content, Frame, Stream};
 use kiln_formats::manifest::Outcome;
 use kiln_formats::names::{PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD};
-use kiln_formats::pcr::{Bank, PcrValues};
+use kiln_formats::pcr::{Bank, PcrIndex, PcrValues};
 use kiln_formats::quote::{AkPublic, QuoteSignature};
 use kiln_formats::runtime_log::{BootId, RuntimeLog, Writer};
 use kiln_formats::statement::{Statement, Subject};
@@ -49,6 +49,8 @@ pub(crate) struct Machine {
     attestation_key: p256::ecdsa::SigningKey,
     pub(crate) endorsement: Endorsement,
     pub(crate) reset_count: u32,
+    /// A register that something was measured into which no log has.
+    pub(crate) unlogged: Option<PcrIndex>,
     pub(crate) challenge: Option<Challenge>,
     pub(crate) secret: [u8; SECRET_BYTES],
     pub(crate) trust_sha256: Option<Sha256Digest>,
@@ -64,6 +66,7 @@ impl Machine {
             attestation_key: p256::ecdsa::SigningKey::from_slice(&[0x42; 32]).unwrap(),
             endorsement: endorsement(),
             reset_count: BOOTS.fetch_add(1, Ordering::Relaxed),
+            unlogged: None,
             challenge: None,
             secret: [0; SECRET_BYTES],
             trust_sha256: None,
@@ -165,6 +168,9 @@ impl Machine {
     ) -> (Vec<u8>, Vec<u8>) {
         let mut values = PcrValues::default();
         RuntimeLog::parse(runtime_log).unwrap().fold_into(&mut values, usize::MAX);
+        if let Some(index) = self.unlogged {
+            values.extend(index, &Bank::Sha256.hash(b"unlogged").unwrap());
+        }
         let attest = [
             &[0xff, 0x54, 0x43, 0x47, 0x80, 0x18, 0, 34, 0, 0x0b][..],
             &[0xaa; 32],

@@ -10,7 +10,7 @@ async fn kept() -> Rig {
     let rig = Rig::new();
     let state = rig.state();
     whole(&state, 1).await;
-    state.record(challenged(2, Some(digest("ek", 2))), now()).await.unwrap().unwrap();
+    state.record(challenged(2, digest("ek", 2)), now()).await.unwrap().unwrap();
     drop(state);
     rig
 }
@@ -177,7 +177,7 @@ async fn a_head_is_this_site_s_and_signed_by_its_authority() {
     assert!(matches!(State::open(&other.site), Err(StateError::Ledger { .. })));
     // An older head of the same ledger; none at all.
     let (old, state) = (envelope, rig.state());
-    state.record(challenged(3, None), now()).await.unwrap().unwrap();
+    state.record(challenged(3, digest("ek", 3)), now()).await.unwrap().unwrap();
     drop(state);
     swap(&rig, &old);
     let error = rig.verify().unwrap_err();
@@ -214,11 +214,11 @@ async fn an_index_that_forgets_or_invents_is_noticed() {
     for (change, said) in [
         ("UPDATE challenge SET fate = 0", "boots does not say what entry 2 says"),
         ("UPDATE challenge SET fate = 1", "certified challenges has 2 rows, and the ledger speaks of 1"),
-        ("UPDATE challenge SET ek_sha256 = NULL", "challenges does not say what entry 5 says"),
+        ("UPDATE challenge SET ek_sha256 = zeroblob(32) WHERE fate = 0", "challenges does not say what entry 5 says"),
         ("DELETE FROM challenge WHERE fate = 0", "challenges does not say what entry 5 says"),
         ("DELETE FROM job", "jobs does not say what entry 3 says"),
         ("DELETE FROM ended", "ends does not say what entry 4 says"),
-        ("INSERT INTO boot VALUES (zeroblob(32), 1)", "boots has 1 rows, and the ledger speaks of 0"),
+        ("INSERT INTO boot VALUES (zeroblob(32), 1)", "boots has 2 rows, and the ledger speaks of 1"),
     ] {
         let rig = kept().await;
         Connection::open(rig.file()).unwrap().execute(change, []).unwrap();

@@ -222,6 +222,10 @@ impl Show {
 fn text(entry: &Entry) -> String {
     let what = match &entry.act {
         Act::Begun { site, authority_key_sha256, .. } => format!("begun       {site} authority {authority_key_sha256}"),
+        Act::Trusted { number, list_sha256, reference_time } => {
+            let time = reference_time.map_or_else(String::new, |time| format!(" by the reference time {time}"));
+            format!("trusted     list {number} {list_sha256}{time}")
+        }
         Act::Challenged { build_id, job_sha256, image_sha256, .. } => {
             format!("challenged  {build_id} job {job_sha256} image {image_sha256}")
         }
@@ -231,7 +235,7 @@ fn text(entry: &Entry) -> String {
         }
         Act::Certified { build_id, ek_sha256, reset_count, attestation, statement, dispatch } => format!(
             "certified   {build_id} ek {} reset {reset_count} attestation {} statement {} dispatch {}",
-            ek_sha256.map_or_else(|| "-".to_owned(), |ek| ek.to_string()),
+            ek_sha256,
             attestation.serial.escape_default(),
             statement.serial.escape_default(),
             dispatch.serial.escape_default()

@@ -71,6 +71,9 @@ pub(super) struct Serve {
     /// They enforce Secure Boot
     #[arg(long)]
     secure_boot: bool,
+    /// Go by this time, on the root's word (`kiln trust time`), and not by this host's clock
+    #[arg(long, value_name = "FILE")]
+    reference_time: Option<PathBuf>,
     /// How long a build may take, in seconds
     #[arg(long, value_name = "S", default_value_t = DEADLINE_S, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     deadline: u32,
@@ -106,6 +109,7 @@ impl Serve {
         if self.job.len() > JOBS_MAX {
             return Err(Problem::TooManyJobs { jobs_max: JOBS_MAX }).or_exit(Exit::Usage);
         }
+        host::go_by(self.reference_time.as_deref(), &self.of.site)?;
         let site = Arc::new(self.of.open()?);
         let reference = self.reference(&site)?;
         let offers = self.offers(&site)?;
@@ -140,7 +144,7 @@ impl Serve {
             jobs: jobs.collect(),
             deadline: Duration::from_secs(self.deadline.into()),
             names: if self.name.is_empty() { vec![ServerName::Ip(address.ip())] } else { self.name.clone() },
-            surroundings: host::SURROUNDINGS,
+            surroundings: host::surroundings(),
         };
         tracing::info!(%address, jobs = self.job.len(), "serving");
         let (worst, places) = (Rc::new(RefCell::new(Exit::Done)), Rc::new(RefCell::new(places)));

@@ -85,6 +85,7 @@ pub(crate) fn reference(
     let direct = BTreeMap::from([("15".to_owned(), pcrs["15"].clone())]);
     Reference {
         version: 1,
+        number: 0,
         image_sha256,
         init_sha256,
         machines: vec![

@@ -116,6 +116,7 @@ pub(crate) struct Plan {
 pub(crate) fn policy() -> Policy {
     Policy {
         version: 1,
+        number: 1,
         builder_ids: vec![names::BUILDER_FIRMWARE.into()],
         job_signers: vec![PublicKey(key(JOB_KEY).verifying_key())],
         profiles: vec![Profile::Strict, Profile::Loopback],
@@ -125,7 +126,7 @@ pub(crate) fn policy() -> Policy {
 
 /// What the person holds: nothing in here comes from a plan.
 pub(crate) fn anchors() -> Anchors {
-    Anchors { root: root(), policy: policy(), reference: reference(&Plan::default()) }
+    Anchors { root: root(), policy: policy(), reference: reference(&Plan::default()), standing: None }
 }
 
 /// The reference values for what `plan`'s machine measures when it starts.
