@@ -99,7 +99,8 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn add(&mut self, register: u8, name: impl Into<String>, parts: impl IntoIterator<Item = Cow<'a, [u8]>>) {
-        self.measured.push(Measurement { register, name: name.into(), parts: parts.into_iter().collect() });
+        let parts = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        self.measured.push(Measurement { register, name: name.into(), parts });
     }
 
     fn bytes(&mut self, register: u8, name: &str, bytes: impl Into<Cow<'a, [u8]>>) {
@@ -269,11 +270,13 @@ fn stub<'a>(sections: &Sections<'a>, machine: &MachineDescription, plan: &mut Pl
 }
 
 impl Plan<'_> {
-    /// Hashes everything, the longest first: measurements share nothing but the bytes.
+    /// Hashes everything, the longest first, and what two registers are given (the initrd) once.
     fn hash(self, machine: &MachineDescription) -> Prediction {
+        let first = |wanted: &Measurement<'_>| self.measured.iter().position(|other| other.parts == wanted.parts);
+        let places: Vec<usize> = self.measured.iter().filter_map(first).collect();
+        let once = self.measured.iter().enumerate().filter(|(at, _)| places.get(*at) == Some(at));
         let in_banks = |(at, measurement)| machine.banks.iter().map(move |bank| (at, *bank, measurement));
-        let mut work: Vec<(usize, Bank, &Measurement<'_>)> =
-            self.measured.iter().enumerate().flat_map(in_banks).collect();
+        let mut work: Vec<(usize, Bank, &Measurement<'_>)> = once.flat_map(in_banks).collect();
         work.sort_by_key(|(_, _, measurement)| Reverse(measurement.bytes()));
         let hash = |(at, bank, measurement): &(usize, Bank, &Measurement<'_>)| {
             let digest = bank.hash_parts(measurement.parts.iter().map(|part| part.as_ref()));
@@ -285,8 +288,8 @@ impl Plan<'_> {
         }
         let mut events: BTreeMap<u8, Vec<EventPrediction>> = BTreeMap::new();
         events.extend(self.untouched.iter().map(|register| (*register, Vec::new())));
-        for (at, measurement) in self.measured.iter().enumerate() {
-            let digests: Digests = digests.remove(&at).unwrap_or_default().into_iter().collect();
+        for (measurement, place) in self.measured.iter().zip(&places) {
+            let digests: Digests = digests.get(place).cloned().unwrap_or_default().into_iter().collect();
             let event = EventPrediction { name: measurement.name.clone(), digests };
             events.entry(measurement.register).or_default().push(event);
         }

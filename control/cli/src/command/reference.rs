@@ -113,16 +113,15 @@ impl ReferenceCommand {
         let predict = |machine| reference::predict(&bytes, &machine, &variables).or_exit(Exit::Usage);
         let descriptions = self.machines()?;
         // The initrd is unpacked by another program: nothing waits for it that need not.
-        let (init_sha256, machines) = std::thread::scope(|scope| {
-            let init = scope.spawn(|| image::init_digest(&bytes));
+        let ((uki_sha256, init_sha256), machines) = std::thread::scope(|scope| {
+            let others = scope.spawn(|| (Sha256Digest::of(&bytes), image::init_digest(&bytes)));
             let machines = descriptions.into_iter().map(predict).collect::<Result<Vec<_>>>();
-            (init.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machines)
+            (others.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), machines)
         });
         let predicate =
             Predictions { version: VERSION, number: self.number, init_sha256: init_sha256?, machines: machines? };
         let name = self.image.file_name().unwrap_or(self.image.as_os_str()).to_string_lossy();
-        let statement =
-            Statement::new(PREDICATE_REFERENCE, vec![Subject::new(name, Sha256Digest::of(&bytes))], predicate);
+        let statement = Statement::new(PREDICATE_REFERENCE, vec![Subject::new(name, uki_sha256)], predicate);
         if let (Some(key), Some(out)) = (&self.sign, &self.out) {
             let output = Output::begin(out)?;
             let key = read_key(key).or_exit(Exit::Usage)?;
