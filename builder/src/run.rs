@@ -190,6 +190,7 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
         let payload = canonical::to_vec(&traced).map_err(unwritten)?;
         let label = Label::Trace { step: step.name.clone() };
         let trace = attest::sign(custodian, label, |digest| Event::StepTrace(step.name.clone(), digest), &payload)?;
+        link.post(&format!("{}{}", path::TRACES, step.name), trace.envelope.to_vec(), MESSAGE_BYTES_MAX).await?;
         let observed = Observed {
             step_sha256,
             workspaces: seen,

@@ -45,7 +45,9 @@ pub mod path {
     pub const INPUTS: &str = "/v1/inputs/";
     /// POST, followed by a step's name: its log, as it comes.
     pub const LOGS: &str = "/v1/logs/";
-    /// POST, followed by a step's name: its signed record, as soon as there is one. It comes again as a file of the bundle.
+    /// POST, followed by a step's name: its signed trace, as soon as the step has ended. It comes again as a file of the bundle.
+    pub const TRACES: &str = "/v1/traces/";
+    /// POST, followed by a step's name: its signed record, after its trace. It comes again as a file of the bundle.
     pub const RECORDS: &str = "/v1/records/";
     /// PUT, followed by a file's path in the bundle: a file of the bundle, artifacts included.
     pub const FILES: &str = "/v1/files/";

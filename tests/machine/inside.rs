@@ -2,13 +2,14 @@
 //! refused, and nothing comes out but what was declared.
 
 use std::fs;
+use std::path::Path;
 
 use kiln_formats::digest::Sha256Digest;
 use serde_json::{Value, json};
 
 use crate::fixture::{Hello, files, kiln, scratch, site};
 use crate::hostile::compile;
-use crate::steps::{ARGV, predicate};
+use crate::steps::{ARGV, payload, predicate};
 
 /// What each attack gets: the sandbox's own table.
 const CATALOGUE: &str = include_str!("../../builder/sandbox/tests/steps/catalogue.toml");
@@ -124,7 +125,9 @@ fn answer<'a>(log: &'a str, attack: &str) -> &'a str {
 fn hostile_steps_of_a_real_job_get_what_is_promised_and_are_named() {
     let hello = hostile();
     let inputs = ["probe", "data"].map(|name| format!("{name}={}", hello.path(name).display()));
-    hello.run(&["--boot", "direct", "--input", &inputs[0], "--input", &inputs[1]]).expect(0);
+    let notices = hello.path("notices.jsonl");
+    let to = ["--notices", notices.to_str().unwrap()];
+    hello.run(&[&["--boot", "direct", "--input", &inputs[0], "--input", &inputs[1]][..], &to].concat()).expect(0);
     let out = hello.out();
     let mut wrong = Vec::new();
     for (step, attacks) in [("compile", STRICT), ("loopback", LOOPBACK), ("masked", MASKED)] {
@@ -159,6 +162,35 @@ fn hostile_steps_of_a_real_job_get_what_is_promised_and_are_named() {
         assert!(denials.iter().any(|denial| same(&denial)), "{layer} {operation} {object} is not among {denials:#?}");
     }
     kiln(["verify".as_ref(), out.as_os_str(), "--site".as_ref(), site().as_os_str()]).expect(0);
+    told_while_it_ran(&notices, &out);
+}
+
+/// Whoever listened has heard of each denial of the evidence, in its order and with its count, and of nothing else; what was signed is
+/// named by the digest that it has in the evidence.
+fn told_while_it_ran(notices: &Path, out: &Path) {
+    let lines = fs::read_to_string(notices).unwrap();
+    let told: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["notice"].clone()).collect();
+    let of_kind = |kind: &str| told.iter().filter(|notice| notice["kind"] == kind).cloned().collect::<Vec<_>>();
+    let mut denied = Vec::new();
+    for (at, step) in ["compile", "loopback", "masked"].iter().enumerate() {
+        let file = format!("evidence/traces/{at:02}-{step}.dsse.json");
+        let payload_sha256 = Sha256Digest::of(&payload(out, &file));
+        for denial in predicate(out, &file)["monitorLog"]["kiln_denials"].as_array().unwrap() {
+            let mut notice = denial.clone();
+            for (field, value) in
+                [("kind", json!("denied")), ("step", json!(step)), ("payload_sha256", json!(payload_sha256))]
+            {
+                notice[field] = value;
+            }
+            denied.push(notice);
+        }
+        let record = Sha256Digest::of(&payload(out, &format!("evidence/records/{at:02}-{step}.dsse.json")));
+        assert_eq!(of_kind("step_recorded")[at]["payload_sha256"], json!(record), "{step}");
+    }
+    assert!(!denied.is_empty());
+    assert_eq!(of_kind("denied"), denied);
+    assert_eq!(told.last(), Some(&json!({ "kind": "ended", "outcome": "built" })));
 }
 
 /// The appliance's kernel lets nobody trace, so a policy that allows it changes nothing: the job is refused before anything runs.

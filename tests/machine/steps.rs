@@ -18,9 +18,13 @@ fn script(script: &str) -> Hello {
 
 /// The predicate of the signed statement in this file of the evidence.
 pub(crate) fn predicate(out: &std::path::Path, file: &str) -> Value {
+    serde_json::from_slice::<Value>(&payload(out, file)).unwrap()["predicate"].clone()
+}
+
+/// What a signed file of the evidence says.
+pub(crate) fn payload(out: &std::path::Path, file: &str) -> Vec<u8> {
     let envelope: Value = serde_json::from_slice(&fs::read(out.join(file)).unwrap()).unwrap();
-    let payload = STANDARD.decode(envelope["payload"].as_str().unwrap()).unwrap();
-    serde_json::from_slice::<Value>(&payload).unwrap()["predicate"].clone()
+    STANDARD.decode(envelope["payload"].as_str().unwrap()).unwrap()
 }
 
 /// The programs of the compiler's tree, which the job does not name, with arguments and digests.

@@ -202,8 +202,10 @@ fn everything_happens_in_one_order(bench: &mut Bench) {
         &input,
         "POST /v1/decision",
         "POST /v1/logs/first",
+        "POST /v1/traces/first",
         "POST /v1/records/first",
         "POST /v1/logs/second",
+        "POST /v1/traces/second",
         "POST /v1/records/second",
     ];
     assert_eq!(&requests[..expected.len()], expected);

@@ -13,6 +13,7 @@
 
 mod checks;
 mod fault;
+mod report;
 mod request;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -29,10 +30,9 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::enrolment::{ENROLMENT_BYTES_MAX, Enrolled, SECRET_BYTES};
 use kiln_formats::job::check::ITEMS_MAX;
 use kiln_formats::link::{Attestation, Certificates, Done, MESSAGE_BYTES_MAX, SILENCE_MS_MAX, path};
-use kiln_formats::log::{Frame, Order, split_first};
+use kiln_formats::log::{Order, split_first};
 use kiln_formats::manifest::FILES_MAX;
 use kiln_formats::names::Name;
-use kiln_formats::record::StepRecord;
 use kiln_formats::reference::Reference;
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust_list::TrustList;
@@ -43,11 +43,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
 pub use fault::Fault;
+pub use report::{Listener, Report, Signed};
 
 use crate::credential::{self, CredentialError};
 use crate::intake::Intake;
 use crate::ledger::Act;
 use crate::link::{Exchange, Link, LinkError};
+use crate::notice::{self, Notice, Notices};
 use crate::offer::Offer;
 use crate::site::{Site, enrolment};
 use crate::state::{Refusal, State};
@@ -92,6 +94,8 @@ pub struct Authority<'a> {
     pub bundle: &'a Path,
     /// How long the machine may take to its first request: [`BOOT`] where it is being started.
     pub first_request: Duration,
+    /// Where what happens is told, beside the listener.
+    pub notices: Option<&'a Notices>,
     /// Clock and randomness.
     pub surroundings: Surroundings,
 }
@@ -108,49 +112,6 @@ pub enum Outcome {
     /// It was refused: its first quote does not hold, for these reasons. It saw no job.
     NotAttested(Vec<Finding>),
 }
-
-/// What is going on, as it happens.
-#[derive(Debug)]
-pub enum Report<'a> {
-    /// The machine's first request has come.
-    Connected,
-    /// The quote held; times are those of the machine's boot clock, believed for nothing.
-    Attested {
-        /// The build.
-        build_id: &'a Name,
-        /// When PID 1 started, in microseconds since the kernel did.
-        init_uptime_us: u64,
-        /// When the attestation was sent, on the same clock.
-        sent_uptime_us: u64,
-    },
-    /// The job was asked for.
-    JobTaken,
-    /// An input was asked for.
-    InputTaken {
-        /// Which.
-        sha256: Sha256Digest,
-    },
-    /// The machine decided.
-    Decided(&'a Decision),
-    /// A step's log was opened.
-    StepBegun(&'a Name),
-    /// A step wrote something.
-    StepWrote(&'a Name, Frame<'a>),
-    /// A step's log was closed.
-    StepEnded(&'a Name),
-    /// A step's record came, signed by the certified key. Whether it is true the verifier finds out.
-    StepRecorded(&'a StepRecord),
-    /// A file of the bundle has come whole.
-    FileTaken {
-        /// Its path in the bundle.
-        path: &'a str,
-        /// Its size.
-        bytes: u64,
-    },
-}
-
-/// A listener for [`Report`]s.
-pub type Listener<'a> = &'a mut (dyn FnMut(Report<'_>) + Send);
 
 /// A machine whose first quote held.
 struct Admitted {
@@ -190,6 +151,15 @@ impl Authority<'_> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let build_id = OnceLock::new();
+        let tell = |notice: Notice<'_>| {
+            if let Some(notices) = self.notices {
+                notices.tell(build_id.get(), (self.surroundings.now)(), &notice);
+            }
+        };
+        let listener: Listener<'_> = &mut |report: Report<'_>| {
+            notice::of(&report, tell);
+            listener(report);
+        };
         let conversation = link::serve(stream, async |link: &mut Link| {
             let patience = self.first_request + ADMISSION;
             let admitted = tokio::time::timeout(patience, self.admit(link, &build_id, listener)).await;
@@ -201,6 +171,9 @@ impl Authority<'_> {
             self.take_in(link, &admitted, decision, listener).await
         });
         let served = tokio::time::timeout(deadline, conversation).await.unwrap_or(Err(Fault::Deadline { deadline }));
+        notice::end(&served, tell);
+        let untold = self.notices.and_then(Notices::failure);
+        let served = served.and_then(|outcome| untold.map_or(Ok(outcome), |source| Err(Fault::Untold { source })));
         self.end(build_id.get(), served).await
     }
 
@@ -212,16 +185,11 @@ impl Authority<'_> {
 
     /// Records how a build ended. One whose end cannot be recorded has not ended well.
     async fn end(&self, build_id: Option<&Name>, served: Result<Outcome, Fault>) -> Result<Outcome, Fault> {
-        let outcome = match &served {
-            // That it was refused is recorded already, and so is its end.
-            Ok(Outcome::NotAttested(_)) => return served,
-            Ok(Outcome::Built) => "built",
-            Ok(Outcome::StepFailed) => "step_failed",
-            Ok(Outcome::Refused(_)) => "refused",
-            Err(fault) => fault.code(),
-        };
-        let Some(build_id) = build_id else { return served };
-        let recorded = self.record(Act::Ended { build_id: build_id.clone(), outcome: outcome.to_owned() }).await;
+        // That it was refused is recorded already, and so is its end.
+        let not_attested = matches!(served, Ok(Outcome::NotAttested(_)));
+        let Some(build_id) = build_id.filter(|_| !not_attested) else { return served };
+        let outcome = word(&served).to_owned();
+        let recorded = self.record(Act::Ended { build_id: build_id.clone(), outcome }).await;
         match (served, recorded) {
             (Ok(outcome), recorded) => recorded.map(|()| outcome),
             (Err(fault), Ok(())) => Err(fault),
@@ -370,7 +338,7 @@ impl Authority<'_> {
                 let decision = checks::decision(self, &bytes, &admitted.challenge, &admitted.statement_key)?;
                 listener(Report::Decided(&decision));
                 exchange.answer(StatusCode::NO_CONTENT, Vec::new());
-                return Ok(decision);
+                return Ok(decision.content);
             }
             self.input(exchange, listener).await?;
         }
@@ -396,7 +364,7 @@ impl Authority<'_> {
         Ok(())
     }
 
-    /// From the decision to the last message: of each step its log and then its record, then files.
+    /// From the decision to the last message: of each step its log, its trace and its record, then files.
     async fn take_in(
         &self,
         link: &mut Link,
@@ -406,12 +374,28 @@ impl Authority<'_> {
     ) -> Result<Outcome, Fault> {
         let allowed = decision.verdict == Ruling::Allow;
         let mut intake = Intake::new(self.bundle);
-        let (mut logged, mut recorded): (Vec<Name>, usize) = (Vec::new(), 0);
+        let (mut logged, mut due): (Vec<Name>, Option<(&str, Name)>) = (Vec::new(), None);
+        let key = &admitted.statement_key;
         let (mut files, mut artifacts) = (0, 0);
         while files <= FILES_MAX {
             let mut exchange = link.next(SILENCE).await?;
             let path = exchange.path.clone();
-            if let Some(file) = path.strip_prefix(path::FILES).filter(|_| exchange.method == Method::PUT) {
+            let posted = |prefix| path.strip_prefix(prefix).filter(|_| exchange.method == Method::POST);
+            let done = exchange.method == Method::POST && path == path::DONE;
+            // What a step still owes comes before everything else.
+            if let Some((prefix, step)) = due.take() {
+                if posted(prefix) != Some(step.as_str()) {
+                    return Err(out_of_order(&exchange, "what is signed of the step that ended"));
+                }
+                let bytes = exchange.message(SILENCE, MESSAGE_BYTES_MAX).await?;
+                if prefix == path::TRACES {
+                    let trace = checks::trace(&bytes, &admitted.challenge.build_id, &step, key)?;
+                    listener(Report::StepTraced(&step, &trace));
+                    due = Some((path::RECORDS, step));
+                } else {
+                    listener(Report::StepRecorded(&checks::record(&bytes, &step, key)?));
+                }
+            } else if let Some(file) = path.strip_prefix(path::FILES).filter(|_| exchange.method == Method::PUT) {
                 let artifact = self.offer.artifact_bytes_max(file).filter(|_| allowed);
                 let bytes_max = artifact.or_else(|| self.offer.evidence_bytes_max(file));
                 let bytes_max = bytes_max.ok_or_else(|| out_of_order(&exchange, "a file of the bundle"))?;
@@ -419,24 +403,19 @@ impl Authority<'_> {
                 listener(Report::FileTaken { path: file, bytes });
                 files += 1;
                 artifacts += usize::from(artifact.is_some());
-            } else if let Some(step) = path.strip_prefix(path::LOGS).filter(|_| exchange.method == Method::POST) {
+            } else if let Some(step) = posted(path::LOGS) {
                 let step = step.parse().ok().filter(|name| allowed && files == 0 && !logged.contains(name));
                 let step: Name = step.ok_or_else(|| out_of_order(&exchange, "a file or the last message"))?;
                 self.log(&mut exchange, &step, listener).await?;
-                logged.push(step);
-            } else if let Some(step) = path.strip_prefix(path::RECORDS).filter(|_| exchange.method == Method::POST) {
-                let awaited = logged.last().filter(|name| recorded < logged.len() && name.as_str() == step);
-                let step = awaited.ok_or_else(|| out_of_order(&exchange, "a file or the last message"))?;
-                let bytes = exchange.message(SILENCE, MESSAGE_BYTES_MAX).await?;
-                listener(Report::StepRecorded(&checks::record(&bytes, step, &admitted.statement_key)?));
-                recorded = logged.len();
-            } else if exchange.method == Method::POST && path == path::DONE {
+                logged.push(step.clone());
+                due = Some((path::TRACES, step));
+            } else if done {
                 let done: Done = decode(&mut exchange).await?;
                 let outcome = checks::outcome(done.outcome, decision, artifacts)?;
                 exchange.answer(StatusCode::NO_CONTENT, Vec::new());
                 return Ok(outcome);
             } else {
-                return Err(out_of_order(&exchange, "a log, a record, a file or the last message"));
+                return Err(out_of_order(&exchange, "a log, a file or the last message"));
             }
             exchange.answer(StatusCode::NO_CONTENT, Vec::new());
         }
@@ -469,5 +448,16 @@ impl Authority<'_> {
         }
         listener(Report::StepEnded(step));
         Ok(())
+    }
+}
+
+/// How a machine ended, in a word that scripts may rely on.
+pub(crate) fn word(served: &Result<Outcome, Fault>) -> &'static str {
+    match served {
+        Ok(Outcome::Built) => "built",
+        Ok(Outcome::StepFailed) => "step_failed",
+        Ok(Outcome::Refused(_)) => "refused",
+        Ok(Outcome::NotAttested(_)) => "not_attested",
+        Err(fault) => fault.code(),
     }
 }

@@ -17,14 +17,16 @@ mod input;
 mod intake;
 pub mod ledger;
 mod link;
+mod notice;
 mod offer;
 pub mod service;
 pub mod site;
 pub mod state;
 
-pub use authority::{Authority, BOOT, Fault, Listener, Outcome, Report, Surroundings};
+pub use authority::{Authority, BOOT, Fault, Listener, Outcome, Report, Signed, Surroundings};
 pub use certify::CertifyError;
 pub use credential::CredentialError;
 pub use intake::IntakeError;
 pub use link::LinkError;
+pub use notice::Notices;
 pub use offer::{Offer, OfferError};

@@ -33,6 +33,7 @@ pub use metrics::Metrics;
 pub use tls::{ServerName, TlsError};
 
 use crate::authority::{Authority, Fault, Outcome, Report, Surroundings};
+use crate::notice::Notices;
 use crate::offer::Offer;
 use crate::site::Site;
 use crate::state::State;
@@ -72,6 +73,8 @@ pub struct Service {
     pub deadline: Duration,
     /// Under which names machines know the service.
     pub names: Vec<ServerName>,
+    /// Where what happens is told, of all machines in one chain.
+    pub notices: Option<Notices>,
     /// Clock and randomness.
     pub surroundings: Surroundings,
 }
@@ -267,7 +270,7 @@ async fn machine(
     seen: &Seen,
     mut stop: watch::Receiver<bool>,
 ) -> Option<Result<Outcome, Fault>> {
-    let Service { site, state, builder_id, reference, deadline, surroundings, .. } = &shared.service;
+    let Service { site, state, builder_id, reference, deadline, notices, surroundings, .. } = &shared.service;
     let authority = Authority {
         site,
         state,
@@ -277,6 +280,7 @@ async fn machine(
         taken: &progress.taken,
         bundle: &job.bundle,
         first_request: FIRST_REQUEST,
+        notices: notices.as_ref(),
         surroundings: *surroundings,
     };
     let (begin, metrics) = (Instant::now(), &shared.metrics);

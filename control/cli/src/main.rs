@@ -15,6 +15,7 @@ mod exit;
 mod host;
 mod image;
 mod lines;
+mod notices;
 mod order;
 mod output;
 mod published;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use kiln_attestor::site::enrolment::{self, Role};
 use kiln_attestor::site::{Site, path as site_path};
 use kiln_attestor::state::State;
-use kiln_attestor::{Authority, BOOT, Fault, LinkError, Offer, Outcome};
+use kiln_attestor::{Authority, BOOT, Fault, LinkError, Notices, Offer, Outcome};
 use kiln_formats::decision::{Refusal, Ruling};
 use kiln_formats::manifest::path;
 use kiln_formats::names::Name;
@@ -57,6 +57,8 @@ pub(crate) struct Order<'a> {
     pub(crate) acceleration: Acceleration,
     pub(crate) memory_mib: u32,
     pub(crate) deadline: Duration,
+    /// Where what happens is told to others.
+    pub(crate) notices: Option<&'a Notices>,
 }
 
 /// What came of it.
@@ -178,6 +180,7 @@ impl Order<'_> {
             taken: &AtomicBool::new(false),
             bundle,
             first_request: BOOT,
+            notices: self.notices,
             surroundings: host::surroundings(),
         };
         let mut listener = |report: kiln_attestor::Report<'_>| {

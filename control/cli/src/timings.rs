@@ -61,6 +61,7 @@ impl Recorder {
             Report::JobTaken
             | Report::InputTaken { .. }
             | Report::StepWrote(..)
+            | Report::StepTraced(..)
             | Report::StepRecorded(_)
             | Report::FileTaken { .. } => {}
         }

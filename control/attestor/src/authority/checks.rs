@@ -11,8 +11,9 @@ use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::endorsement::Roots;
 use kiln_formats::link::{Attestation, Blob, Certificates, NotAttested};
 use kiln_formats::manifest;
-use kiln_formats::names::{Name, PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD};
+use kiln_formats::names::{Name, PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD, PREDICATE_RUNTIME_TRACE};
 use kiln_formats::record::StepRecord;
+use kiln_formats::runtime_trace::{self, RuntimeTrace};
 use kiln_formats::statement::Statement;
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::PublicKey;
@@ -20,9 +21,11 @@ use kiln_formats::trust_list::TrustList;
 use kiln_verifier::attestation::{self, AttestedMachine};
 use kiln_verifier::enrolment::{self, EnrolledMachine};
 use kiln_verifier::{Anchors, Finding, Findings, Gate, standing};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use super::{Authority, Fault, Outcome};
+use super::{Authority, Fault, Outcome, Signed};
 use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request, SERIAL_BYTES};
 use crate::ledger::{Act, Issued};
 use crate::site::trust_lists::{self, TrustListsError};
@@ -197,7 +200,7 @@ pub(super) fn decision(
     envelope: &[u8],
     challenge: &Challenge,
     key: &VerifyingKey,
-) -> Result<Decision, Fault> {
+) -> Result<Signed<Decision>, Fault> {
     let signed = |source| Fault::DecisionSignature { source };
     let envelope = Envelope::from_slice_exact(envelope).map_err(signed)?;
     let verified = envelope.verify(PAYLOAD_DECISION, &[*key]).map_err(signed)?;
@@ -211,19 +214,45 @@ pub(super) fn decision(
     ];
     match differing.into_iter().find(|(differs, _)| *differs) {
         Some((_, field)) => Err(Fault::DecisionMismatch { field }),
-        None => Ok(decision),
+        None => Ok(Signed { content: decision, payload_sha256: verified.digest() }),
     }
 }
 
 /// Is it this machine's record of this step?
-pub(super) fn record(envelope: &[u8], step: &Name, key: &VerifyingKey) -> Result<StepRecord, Fault> {
-    let signed = |source| Fault::RecordSignature { step: step.clone(), source };
+pub(super) fn record(envelope: &[u8], step: &Name, key: &VerifyingKey) -> Result<Signed<StepRecord>, Fault> {
+    statement("record", PREDICATE_RECORD, envelope, step, key, |record: &StepRecord| record.step == *step)
+}
+
+/// Is it this machine's trace of this step of this build?
+pub(super) fn trace(
+    envelope: &[u8],
+    build_id: &Name,
+    step: &Name,
+    key: &VerifyingKey,
+) -> Result<Signed<RuntimeTrace>, Fault> {
+    let event = runtime_trace::event(build_id, step);
+    let is_its = |trace: &RuntimeTrace| trace.monitored_process.event == event;
+    statement("trace", PREDICATE_RUNTIME_TRACE, envelope, step, key, is_its)
+}
+
+fn statement<P: DeserializeOwned + Serialize>(
+    kind: &'static str,
+    predicate: &str,
+    envelope: &[u8],
+    step: &Name,
+    key: &VerifyingKey,
+    is_its: impl Fn(&P) -> bool,
+) -> Result<Signed<P>, Fault> {
+    let signed = |source| Fault::StatementSignature { kind, step: step.clone(), source };
     let envelope = Envelope::from_slice_exact(envelope).map_err(signed)?;
     let verified = envelope.verify(PAYLOAD_STATEMENT, &[*key]).map_err(signed)?;
-    let statement: Statement<StepRecord> = canonical::from_slice_exact(verified.payload())
-        .map_err(|source| Fault::RecordSyntax { step: step.clone(), source })?;
-    let of_the_step = statement.is(PREDICATE_RECORD) && statement.predicate.step == *step;
-    if of_the_step { Ok(statement.predicate) } else { Err(Fault::RecordMismatch { step: step.clone() }) }
+    let statement: Statement<P> = canonical::from_slice_exact(verified.payload())
+        .map_err(|source| Fault::StatementSyntax { kind, step: step.clone(), source })?;
+    if statement.is(predicate) && is_its(&statement.predicate) {
+        Ok(Signed { content: statement.predicate, payload_sha256: verified.digest() })
+    } else {
+        Err(Fault::StatementMismatch { kind, step: step.clone() })
+    }
 }
 
 /// Does the last message fit the decision and the files?

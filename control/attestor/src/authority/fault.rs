@@ -77,27 +77,39 @@ pub enum Fault {
         /// What differs.
         field: &'static str,
     },
-    /// A record that is not signed by the certified key.
-    #[error("the signature of the record of step {step} does not hold")]
-    RecordSignature {
+    /// A statement on a step that is not signed by the certified key.
+    #[error("the signature of the {kind} of step {step} does not hold")]
+    StatementSignature {
+        /// `record` or `trace`.
+        kind: &'static str,
         /// The step.
         step: Name,
         /// Why.
         source: dsse::Error,
     },
-    /// A record whose payload is none.
-    #[error("the record of step {step} cannot be read")]
-    RecordSyntax {
+    /// A statement on a step whose payload is none.
+    #[error("the {kind} of step {step} cannot be read")]
+    StatementSyntax {
+        /// `record` or `trace`.
+        kind: &'static str,
         /// The step.
         step: Name,
         /// Why.
         source: canonical::Error,
     },
-    /// A record of something else.
-    #[error("what came as the record of step {step} is the record of something else")]
-    RecordMismatch {
+    /// A statement on something else.
+    #[error("what came as the {kind} of step {step} is about something else")]
+    StatementMismatch {
+        /// `record` or `trace`.
+        kind: &'static str,
         /// The step.
         step: Name,
+    },
+    /// What happens could not be told where the authority was asked to tell it.
+    #[error("cannot tell what happens")]
+    Untold {
+        /// Why.
+        source: io::Error,
     },
     /// A log that no machine writes.
     #[error("the log of step {step} is cut short, or longer than {bytes_max} bytes")]
@@ -190,7 +202,9 @@ impl Fault {
             Self::TooMany { .. } => "too_many",
             Self::Malformed { .. } => "malformed",
             Self::DecisionSignature { .. } | Self::DecisionSyntax { .. } | Self::DecisionMismatch { .. } => "decision",
-            Self::RecordSignature { .. } | Self::RecordSyntax { .. } | Self::RecordMismatch { .. } => "record",
+            Self::StatementSignature { kind, .. }
+            | Self::StatementSyntax { kind, .. }
+            | Self::StatementMismatch { kind, .. } => kind,
             Self::Log { .. } | Self::LogFrame { .. } => "log",
             Self::Contradiction { .. } => "contradiction",
             Self::State(_) => "state",
@@ -198,6 +212,7 @@ impl Fault {
             Self::TrustLists { .. } => "trust_lists",
             Self::Forbidden { refusal } => refusal.code(),
             Self::Encode { .. }
+            | Self::Untold { .. }
             | Self::Input { .. }
             | Self::Certify { .. }
             | Self::Random { .. }

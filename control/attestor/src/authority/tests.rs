@@ -5,7 +5,9 @@ mod enrolment;
 pub(crate) mod machine;
 mod memory;
 mod negative;
+mod notices;
 mod patience;
+mod statements;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -115,6 +117,7 @@ impl Rig {
             taken: &self.taken,
             bundle: &self.bundle,
             first_request: BOOT,
+            notices: None,
             surroundings: Surroundings { now: self.clock, random: getrandom::fill, reference_time: None },
         }
     }
@@ -175,7 +178,7 @@ async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
         let unknown = format!("{}{}", path::INPUTS, Sha256Digest::of(b"other"));
         assert_eq!(machine.get(&unknown).await.unwrap().0, StatusCode::NOT_FOUND);
         machine.decide(Ruling::Allow).await.unwrap();
-        machine.log("build", frames(&[(Stream::Out, b"compiling"), (Stream::Err, b"done")])).await.unwrap();
+        machine.step("build", frames(&[(Stream::Out, b"compiling"), (Stream::Err, b"done")])).await;
         machine.put("artifacts/hello", "0123456789").await.unwrap();
         machine.put(RECORD, "{}").await.unwrap();
         assert_eq!(machine.done(Said::Built).await.unwrap().0, StatusCode::NO_CONTENT);
@@ -201,7 +204,7 @@ async fn refusals_and_failed_steps_are_outcomes() {
 
     let failed = in_a_new_rig(async |mut machine| {
         machine.admitted().await;
-        machine.log("build", "").await.unwrap();
+        machine.step("build", "").await;
         machine.done(Said::StepFailed).await.unwrap();
     });
     assert!(matches!(failed.await.unwrap(), Outcome::StepFailed));
@@ -414,47 +417,10 @@ async fn logs_are_whole_frames_within_the_step_s_bound() {
         let outcome = in_a_new_rig(async |mut machine| {
             machine.admitted().await;
             assert_eq!(machine.log("build", bytes).await.is_some(), good);
+            machine.trace("build", "build").await;
+            machine.record("build", "build").await;
             machine.done(Said::StepFailed).await;
         });
         assert_eq!(outcome.await.is_ok(), good);
     }
-}
-
-#[tokio::test]
-async fn records_are_those_of_the_step_that_ended_and_come_once() {
-    let mut rig = Rig::new();
-    let outcome = rig.run(async |mut machine| {
-        machine.admitted().await;
-        machine.log("build", "").await.unwrap();
-        assert_eq!(machine.record("build", "build").await.unwrap().0, StatusCode::NO_CONTENT);
-        machine.done(Said::StepFailed).await.unwrap();
-    });
-    assert!(matches!(outcome.await, Ok(Outcome::StepFailed)));
-    assert_eq!(rig.heard("StepRecorded"), 1, "{:?}", rig.said);
-
-    let early = in_a_new_rig(async |mut machine| {
-        machine.admitted().await;
-        assert!(machine.record("build", "build").await.is_none());
-    });
-    assert!(matches!(early.await, Err(Fault::OutOfOrder { .. })));
-    let twice = in_a_new_rig(async |mut machine| {
-        machine.admitted().await;
-        machine.log("build", "").await.unwrap();
-        machine.record("build", "build").await.unwrap();
-        assert!(machine.record("build", "build").await.is_none());
-    });
-    assert!(matches!(twice.await, Err(Fault::OutOfOrder { .. })));
-    let other = in_a_new_rig(async |mut machine| {
-        machine.admitted().await;
-        machine.log("build", "").await.unwrap();
-        assert!(machine.record("build", "other").await.is_none());
-    });
-    assert!(matches!(other.await, Err(Fault::RecordMismatch { .. })));
-    let forged = in_a_new_rig(async |mut machine| {
-        machine.admitted().await;
-        machine.log("build", "").await.unwrap();
-        machine.statement_key = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
-        assert!(machine.record("build", "build").await.is_none());
-    });
-    assert!(matches!(forged.await, Err(Fault::RecordSignature { .. })));
 }

@@ -47,6 +47,7 @@ impl Rig {
             jobs: (0..jobs).map(job).collect(),
             deadline: Duration::from_secs(60),
             names: vec!["attestor.example".parse().unwrap(), "127.0.0.1".parse().unwrap()],
+            notices: None,
             surroundings: Surroundings { now: host_clock, random: getrandom::fill, reference_time: None },
             site: Arc::clone(&site),
         };
@@ -108,7 +109,7 @@ fn connector(site: &Site) -> TlsConnector {
 /// Everything that a machine does whose step fails: no artifact is needed.
 async fn work(mut machine: Machine) {
     machine.admitted().await;
-    machine.log("build", "").await.unwrap();
+    machine.step("build", "").await;
     machine.done(Said::StepFailed).await.unwrap();
 }
 
@@ -220,7 +221,7 @@ async fn at_the_end_who_has_a_job_may_finish_it_and_nobody_else_is_served() {
         rig.stop.send_replace(true);
         assert!(waiting.get(path::JOB).await.is_none());
         assert_eq!(working.decide(kiln_formats::decision::Ruling::Allow).await.unwrap().0, 204);
-        working.log("build", "").await.unwrap();
+        working.step("build", "").await;
         working.done(Said::StepFailed).await.unwrap();
     })
     .await;

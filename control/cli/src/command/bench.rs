@@ -140,6 +140,7 @@ impl BootBench {
             acceleration: self.accel,
             memory_mib: MEMORY_MIB,
             deadline: DEADLINE,
+            notices: None,
         };
         let initrd = directory.path().join("bare.cpio");
         std::fs::write(&initrd, bare::initrd()).or_exit(Exit::Infrastructure)?;

@@ -96,6 +96,7 @@ impl Demo {
             acceleration: self.machine.accel,
             memory_mib: self.machine.memory,
             deadline: Duration::from_secs(self.machine.deadline.into()),
+            notices: None,
         };
         let finished = order.execute(&out, screen)?;
         if finished.exit() != Exit::Done {

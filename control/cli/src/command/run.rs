@@ -23,7 +23,7 @@ use crate::order::{Acceleration, BootMode, Finished, Order};
 use crate::output::Output;
 use crate::screen::Screen;
 use crate::signed::Signed;
-use crate::{document, host};
+use crate::{document, host, notices};
 
 /// Memory of a machine in MiB: it is also all the storage that a build has.
 pub(crate) const MEMORY_MIB: u32 = 2048;
@@ -42,6 +42,7 @@ Examples:
   kiln run job.toml --site site --out out --input zlib.tar.gz=downloads/zlib-1.3.1.tar.gz
   kiln run job.json --site site --out out --boot direct --json
   kiln run job.toml --site site --out out --secure-boot
+  kiln run job.toml --site site --out out --notices /var/log/kiln.jsonl
   kiln run job.toml --site site --out out --image-disk 3f…e1=toolchain.img --deadline 600")]
 pub(crate) struct Run {
     /// A draft (*.toml) or a signed job document
@@ -66,6 +67,9 @@ pub(crate) struct Run {
     reference: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArguments,
+    /// Append a line of JSON for each thing that happens, as it happens (docs/notices.md)
+    #[arg(long, value_name = "FILE")]
+    notices: Option<PathBuf>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -122,6 +126,7 @@ impl Run {
         };
         let disks = disks(&offer, &self.image_disk, screen)?;
         let signed = self.machine.signed(&site, &image, screen)?;
+        let notices = self.notices.as_deref().map(notices::open).transpose()?;
         let reference = match &signed {
             Some((signed, _)) if self.reference.is_none() => signed.reference(&site, reference)?,
             _ => reference,
@@ -137,6 +142,7 @@ impl Run {
             acceleration: self.machine.accel,
             memory_mib: self.machine.memory,
             deadline: Duration::from_secs(self.machine.deadline.into()),
+            notices: notices.as_ref(),
         };
         let finished = order.execute(&self.out, screen)?;
         tell(&finished, self.json)?;

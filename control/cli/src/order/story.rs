@@ -72,7 +72,7 @@ impl Story {
                 screen.begin("admit");
             }
             Report::Decided(decision) => {
-                screen.say(&match &decision.verdict {
+                screen.say(&match &decision.content.verdict {
                     Ruling::Allow => "kiln: the machine admits the job".to_owned(),
                     Ruling::Deny(refusal) => format!("kiln: the machine refuses the job: {refusal}"),
                 });
@@ -93,10 +93,10 @@ impl Story {
                 }
             }
             Report::StepRecorded(record) => {
-                let StepRecord { step, exit, usage, .. } = record;
+                let StepRecord { step, exit, usage, .. } = &record.content;
                 screen.say(&format!("kiln: step {step}: {}; {}", ended::how(exit), ended::took(usage)));
             }
-            Report::JobTaken | Report::InputTaken { .. } => {}
+            Report::JobTaken | Report::InputTaken { .. } | Report::StepTraced(..) => {}
             Report::FileTaken { path, .. } => {
                 if !std::mem::replace(&mut self.emitting, true) {
                     screen.begin("emit");

@@ -19,13 +19,16 @@ use kiln_formats::job::Limits;
 use kiln_formats::link::{Attestation, Blob, Certificates, Done, path};
 use kiln_formats::log::{Content, Frame, Stream};
 use kiln_formats::manifest::Outcome;
-use kiln_formats::names::{PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD};
+use kiln_formats::names::{
+    BUILD_TYPE, BUILDER_DIRECT, MONITOR, PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD, PREDICATE_RUNTIME_TRACE,
+};
 use kiln_formats::pcr::{Bank, PcrIndex, PcrValues};
 use kiln_formats::quote::{AkPublic, QuoteSignature};
 use kiln_formats::runtime_log::{BootId, RuntimeLog, Writer};
+use kiln_formats::runtime_trace;
 use kiln_formats::statement::{Statement, Subject};
 use kiln_formats::trust::PublicKey;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::endorsement::Endorsement;
@@ -232,6 +235,34 @@ impl Machine {
         self.ask(Method::POST, &format!("{}{step}", path::LOGS), bytes).await
     }
 
+    /// A step that ended: its log, and what is signed of it.
+    pub(crate) async fn step(&mut self, step: &str, log: impl Into<Bytes>) {
+        self.log(step, log).await.unwrap();
+        self.trace(step, step).await.unwrap();
+        self.record(step, step).await.unwrap();
+    }
+
+    /// A trace of `of`, sent as that of `step`.
+    pub(crate) async fn trace(&mut self, step: &str, of: &str) -> Option<(StatusCode, Bytes)> {
+        let event = runtime_trace::event(&self.challenge.as_ref().unwrap().build_id, &of.parse().unwrap());
+        let trace = json!({
+            "monitor": {
+                "type": MONITOR,
+                "tracePolicy": { "profile": "strict", "executions": "synchronous", "denials": "asynchronous" },
+            },
+            "monitoredProcess": { "hostID": BUILDER_DIRECT, "type": BUILD_TYPE, "event": event },
+            "monitorLog": {
+                "process": [],
+                "network": [],
+                "kiln_denials": [{ "layer": "seccomp", "operation": "socket", "object": "10, 3, 0", "count": 2 }],
+                "kiln_unlisted": { "executions": 1, "denials": 0 },
+            },
+            "metadata": { "buildStartedOn": "2026-09-21T13:46:40Z", "buildFinishedOn": "2026-09-21T13:46:41Z" },
+        });
+        let envelope = self.statement(PREDICATE_RUNTIME_TRACE, trace);
+        self.ask(Method::POST, &format!("{}{step}", path::TRACES), envelope).await
+    }
+
     /// A record of `of`, sent as that of `step`.
     pub(crate) async fn record(&mut self, step: &str, of: &str) -> Option<(StatusCode, Bytes)> {
         let sha256 = Sha256Digest::of(b"");
@@ -247,11 +278,15 @@ impl Machine {
             "log": { "sha256": sha256, "frames": 0, "out": stream, "err": stream },
             "trace": Sha256Digest::of(b""), "enforced": {},
         });
-        let subject = vec![Subject::new("log/build", Sha256Digest::of(b""))];
-        let payload = canonical::to_vec(&Statement::new(PREDICATE_RECORD, subject, record)).unwrap();
-        let signature = self.statement_key.sign(&pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
-        let envelope = Envelope::new(PAYLOAD_STATEMENT, &payload, &signature).to_vec().unwrap();
+        let envelope = self.statement(PREDICATE_RECORD, record);
         self.ask(Method::POST, &format!("{}{step}", path::RECORDS), envelope).await
+    }
+
+    fn statement(&self, predicate: &str, content: Value) -> Vec<u8> {
+        let subject = vec![Subject::new("log/build", Sha256Digest::of(b""))];
+        let payload = canonical::to_vec(&Statement::new(predicate, subject, content)).unwrap();
+        let signature = self.statement_key.sign(&pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
+        Envelope::new(PAYLOAD_STATEMENT, &payload, &signature).to_vec().unwrap()
     }
 
     pub(crate) async fn done(&mut self, outcome: Outcome) -> Option<(StatusCode, Bytes)> {

@@ -25,7 +25,7 @@ use super::{OfSite, of_state};
 use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::order::{BootMode, Judged, judge};
 use crate::output::Output;
-use crate::{document, host};
+use crate::{document, host, notices};
 
 /// The most jobs of one list: each has a directory and waits for a machine.
 const JOBS_MAX: usize = 1024;
@@ -80,6 +80,9 @@ pub(super) struct Serve {
     /// Where numbers are read, as OpenMetrics text at /metrics; plain HTTP, for this host or a private network
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
+    /// Append a line of JSON for each thing that happens, as it happens (docs/notices.md)
+    #[arg(long, value_name = "FILE")]
+    notices: Option<PathBuf>,
     /// Print what came of each job as a line of JSON
     #[arg(long)]
     json: bool,
@@ -144,6 +147,7 @@ impl Serve {
             jobs: jobs.collect(),
             deadline: Duration::from_secs(self.deadline.into()),
             names: if self.name.is_empty() { vec![ServerName::Ip(address.ip())] } else { self.name.clone() },
+            notices: self.notices.as_deref().map(notices::open).transpose()?,
             surroundings: host::surroundings(),
         };
         tracing::info!(%address, jobs = self.job.len(), "serving");
