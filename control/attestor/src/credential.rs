@@ -7,7 +7,7 @@
 //! Source: TPM 2.0 Library part 1, sections 24 (credential protection), 11.4.10 (KDFa, KDFe), B.4 and C.6.1 (seeds).
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use cfb_mode::Encryptor;
 use cfb_mode::cipher::KeyIvInit as _;

@@ -8,6 +8,7 @@ mod negative;
 mod notices;
 mod patience;
 mod statements;
+mod tpm2;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -17,14 +17,14 @@ const BRANCHES: [(&str, &str); 2] = [
 ];
 
 /// A software TPM with fresh state; ends when dropped.
-struct Swtpm {
+pub(crate) struct Swtpm {
     process: Child,
     port: u16,
     directory: tempfile::TempDir,
 }
 
 impl Swtpm {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().display().to_string();
         let setup = ["--tpm2", "--tpmstate", &state, "--pcr-banks", "sha256"];
@@ -54,12 +54,12 @@ impl Swtpm {
         swtpm
     }
 
-    fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
     /// Runs a line, without a shell.
-    fn tool(&self, line: &str) -> bool {
+    pub(crate) fn tool(&self, line: &str) -> bool {
         let mut words = line.split_whitespace();
         let mut command = Command::new(words.next().unwrap());
         command.args(words).current_dir(self.directory());
@@ -73,7 +73,7 @@ impl Swtpm {
     }
 
     /// Without a resource manager, what a tool leaves loaded stays.
-    fn must(&self, line: &str) {
+    pub(crate) fn must(&self, line: &str) {
         assert!(self.tool(line), "{line}");
         assert!(self.tool("tpm2_flushcontext -t"));
     }
@@ -90,7 +90,7 @@ impl Swtpm {
     }
 
     /// What the TPM finds in a credential; `None` if it does not open it.
-    fn open(&self, kind: EkKind, credential: &Credential) -> Option<Vec<u8>> {
+    pub(crate) fn open(&self, kind: EkKind, credential: &Credential) -> Option<Vec<u8>> {
         // How tpm2-tools keep credentials: a magic number, a version, both structures.
         let head = [0xba, 0xdc, 0xc0, 0xde, 0, 0, 0, 1];
         let file = [&head[..], &credential.id_object.0, &credential.encrypted_secret.0].concat();

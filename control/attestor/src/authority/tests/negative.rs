@@ -1,6 +1,6 @@
 //! Every attack that the design names, one after the other: refused with its own code, before a job leaves, and in the ledger.
 //!
-//! [`CASES`] is the list. Machines here are programs; `tests/tpm2.rs` drives the same protocol with real TPMs, and the whole
+//! [`CASES`] is the list. Machines here are programs; `super::tpm2` drives the same protocol with real TPMs, and the whole
 //! appliance boots with its clock set back in the tests of whole machines.
 
 use kiln_formats::enrolment::Enrolment;

@@ -1,0 +1,157 @@
+//! A machine made of tpm2-tools: swtpm and `tpm2_createek`, `tpm2_createak`, `tpm2_activatecredential`, `tpm2_pcrextend` and
+//! `tpm2_quote` enrol against this authority, from the first request to the job. Nothing of ours touches that TPM.
+
+use kiln_formats::endorsement::{EkKind, EkPublic};
+use kiln_formats::enrolment::{Enrolment, proof};
+use kiln_formats::event::Event;
+use kiln_formats::link::Blob;
+use kiln_formats::quote::{AkPublic, QuoteSignature};
+use kiln_formats::runtime_log::RuntimeLog;
+
+use super::*;
+use crate::credential::tests::Swtpm;
+
+/// The keys of one TPM, as its tools wrote them.
+struct Keys {
+    enrolment: Enrolment,
+    endorsement_key_sha256: Sha256Digest,
+}
+
+fn read(tpm: &Swtpm, file: &str) -> Vec<u8> {
+    fs::read(tpm.directory().join(file)).unwrap()
+}
+
+/// An endorsement key by the TCG's template, and an attestation key below it.
+fn make_keys(tpm: &Swtpm) -> Keys {
+    tpm.must("tpm2_createek -c ek.ctx -G ecc -u ek.pub");
+    tpm.must("tpm2_createak -C ek.ctx -c ak.ctx -G ecc -g sha256 -s ecdsa -u ak.pub -n ak.name");
+    // A public area behind its length.
+    let public = |file: &str| Blob(read(tpm, file)[2..].to_vec());
+    let (endorsement_key, attestation_key) = (public("ek.pub"), public("ak.pub"));
+    let endorsement_key_sha256 = EkPublic::parse(&endorsement_key.0).unwrap().sha256();
+    assert_eq!(AkPublic::parse(&attestation_key.0).unwrap().name().to_vec(), read(tpm, "ak.name"));
+    Keys { enrolment: Enrolment { endorsement_key, attestation_key, ..Enrolment::default() }, endorsement_key_sha256 }
+}
+
+/// Measures what a machine measures of its start.
+fn measure(tpm: &Swtpm, log: &[u8]) {
+    for record in RuntimeLog::parse(log).unwrap().records() {
+        let digest = Sha256Digest::of(record.event.to_string().as_bytes());
+        tpm.must(&format!("tpm2_pcrextend 15:sha256={digest}"));
+    }
+}
+
+/// Enrols with these keys; what the authority offers.
+async fn enrol(machine: &mut Machine, keys: &Enrolment) -> Enrolled {
+    let message = canonical::to_vec(keys).unwrap();
+    let (status, answer) = machine.ask(Method::POST, path::ENROLMENT, message).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{answer:?}");
+    canonical::from_slice_exact(&answer).unwrap()
+}
+
+/// What a machine would send for this challenge, with a quote of this TPM.
+fn answer(
+    machine: &Machine,
+    tpm: &Swtpm,
+    keys: &Keys,
+    enrolled: &Enrolled,
+    secret: &[u8; SECRET_BYTES],
+    log: &[u8],
+) -> Attestation {
+    let mut answer = machine.attestation(enrolled.challenge.clone(), log.to_vec());
+    answer.binding.endorsement_key_sha256 = keys.endorsement_key_sha256;
+    let binding_sha256 = Sha256Digest::of(&canonical::to_vec(&answer.binding).unwrap());
+    let registers = (0..16).map(|index| index.to_string()).collect::<Vec<_>>().join(",");
+    tpm.must(&format!("tpm2_quote -c ak.ctx -l sha256:{registers} -q {binding_sha256} -m quote -s signature"));
+    answer.proof = proof(secret, &binding_sha256);
+    answer.quote = Blob(read(tpm, "quote"));
+    answer.signature = Blob(QuoteSignature::normalise(&read(tpm, "signature")).unwrap().to_bytes());
+    answer
+}
+
+#[tokio::test]
+async fn tpm2_tools_enrol_and_get_the_job() {
+    let tpm = Swtpm::start();
+    let keys = make_keys(&tpm);
+    let mut rig = Rig::new();
+    site::enrolment::add_key(rig.site.directory(), keys.endorsement_key_sha256).unwrap();
+    let document = rig.offer.document().to_vec();
+    let outcome = rig.run(async |mut machine| {
+        let log = machine.start().await;
+        measure(&tpm, &log);
+        let enrolled = enrol(&mut machine, &keys.enrolment).await;
+        let secret = tpm.open(EkKind::P256, &enrolled.credential).unwrap();
+        let answer = answer(&machine, &tpm, &keys, &enrolled, &secret.try_into().unwrap(), &log);
+        let (status, said) = machine.send_attestation(&answer).await.unwrap();
+        assert_eq!(status, StatusCode::OK, "{said:?}");
+        assert_eq!(machine.get(path::JOB).await.unwrap().1, document);
+    });
+    assert!(matches!(outcome.await, Err(Fault::Link(LinkError::Closed))));
+}
+
+/// Each by the tools of two real TPMs: nothing that they let one do gets a job for the other.
+#[tokio::test]
+async fn what_tpm2_tools_forge_is_refused() {
+    let (tpm, other) = (Swtpm::start(), Swtpm::start());
+    let (keys, foreign) = (make_keys(&tpm), make_keys(&other));
+    // The attestation key of another TPM: the one with the endorsement key does not open the credential, and a guess is no proof.
+    let mut rig = Rig::new();
+    site::enrolment::add_key(rig.site.directory(), keys.endorsement_key_sha256).unwrap();
+    rig.refuses("proof", async |machine| {
+        let log = machine.start().await;
+        measure(&other, &log);
+        let attestation_key = foreign.enrolment.attestation_key.clone();
+        let enrolled = enrol(machine, &Enrolment { attestation_key, ..keys.enrolment.clone() }).await;
+        assert_eq!(tpm.open(EkKind::P256, &enrolled.credential), None);
+        let answer = answer(machine, &other, &keys, &enrolled, &[0; SECRET_BYTES], &log);
+        let (status, said) = machine.send_attestation(&answer).await.unwrap();
+        (status, said.to_vec())
+    })
+    .await;
+    // The bytes of a quote, signed with TPM2_Sign: the attestation key refuses, and another key of the same TPM is another key.
+    let mut rig = Rig::new();
+    site::enrolment::add_key(rig.site.directory(), keys.endorsement_key_sha256).unwrap();
+    rig.refuses("quote", async |machine| {
+        let log = machine.start().await;
+        measure(&tpm, &log);
+        let enrolled = enrol(machine, &keys.enrolment).await;
+        let secret = tpm.open(EkKind::P256, &enrolled.credential).unwrap();
+        let mut answer = answer(machine, &tpm, &keys, &enrolled, &secret.try_into().unwrap(), &log);
+        // What the firmware would have had to measure, and did not.
+        *answer.quote.0.last_mut().unwrap() ^= 1;
+        fs::write(tpm.directory().join("forged"), &answer.quote.0).unwrap();
+        assert!(!tpm.tool("tpm2_sign -c ak.ctx -g sha256 -s ecdsa -o signature forged"), "a restricted key signed it");
+        assert!(tpm.tool("tpm2_flushcontext -t"));
+        let attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign";
+        tpm.must(&format!("tpm2_createprimary -C e -g sha256 -G ecc256:ecdsa-sha256:null -a {attributes} -c free.ctx"));
+        tpm.must("tpm2_sign -c free.ctx -g sha256 -s ecdsa -o signature forged");
+        answer.signature = Blob(QuoteSignature::normalise(&read(&tpm, "signature")).unwrap().to_bytes());
+        let (status, said) = machine.send_attestation(&answer).await.unwrap();
+        (status, said.to_vec())
+    })
+    .await;
+    // That other key enrols no better: it signs what it is given.
+    tpm.must("tpm2_readpublic -c free.ctx -o free.pub");
+    let mut enrolment = keys.enrolment.clone();
+    enrolment.attestation_key = Blob(read(&tpm, "free.pub")[2..].to_vec());
+    let mut rig = Rig::new();
+    site::enrolment::add_key(rig.site.directory(), keys.endorsement_key_sha256).unwrap();
+    rig.turns_away("attestation_key_unrestricted", |_| canonical::to_vec(&enrolment).unwrap()).await;
+    // More was measured than the log says: a PCR with no events.
+    let mut rig = Rig::new();
+    site::enrolment::add_key(rig.site.directory(), foreign.endorsement_key_sha256).unwrap();
+    let late = Swtpm::start();
+    let keys = make_keys(&late);
+    site::enrolment::add_key(rig.site.directory(), keys.endorsement_key_sha256).unwrap();
+    rig.refuses("replay_differs", async |machine| {
+        let log = machine.start().await;
+        measure(&late, &log);
+        late.must(&format!("tpm2_pcrextend 7:sha256={}", Sha256Digest::of(Event::Final.to_string().as_bytes())));
+        let enrolled = enrol(machine, &keys.enrolment).await;
+        let secret = late.open(EkKind::P256, &enrolled.credential).unwrap();
+        let answer = answer(machine, &late, &keys, &enrolled, &secret.try_into().unwrap(), &log);
+        let (status, said) = machine.send_attestation(&answer).await.unwrap();
+        (status, said.to_vec())
+    })
+    .await;
+}
