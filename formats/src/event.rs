@@ -17,6 +17,8 @@ pub const EVENT_BYTES_MAX: usize = 256;
 pub enum Event {
     /// The digest of PID 1's program, the first thing it measures.
     Init(Sha256Digest),
+    /// How a server reaches its authority, as found on its disk, before it is read. A virtual machine has no such event.
+    Uplink(Sha256Digest),
     /// The site's configuration, as received, before it is read.
     Configuration(Sha256Digest),
     /// The site's trust bundle, as received, before it is read. Ends the boot part: the first quote follows.
@@ -52,6 +54,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Init(digest) => write!(f, "init:sha256:{digest}"),
+            Self::Uplink(digest) => write!(f, "uplink:sha256:{digest}"),
             Self::Configuration(digest) => write!(f, "configuration:sha256:{digest}"),
             Self::Trust(digest) => write!(f, "trust:sha256:{digest}"),
             Self::Job(digest) => write!(f, "job:sha256:{digest}"),
@@ -77,6 +80,7 @@ impl FromStr for Event {
         match text.split(':').collect::<Vec<_>>().as_slice() {
             ["final"] => Ok(Self::Final),
             ["init", "sha256", hex] => Ok(Self::Init(digest(hex)?)),
+            ["uplink", "sha256", hex] => Ok(Self::Uplink(digest(hex)?)),
             ["configuration", "sha256", hex] => Ok(Self::Configuration(digest(hex)?)),
             ["trust", "sha256", hex] => Ok(Self::Trust(digest(hex)?)),
             ["job", "sha256", hex] => Ok(Self::Job(digest(hex)?)),
@@ -103,6 +107,7 @@ mod tests {
         let name: Name = "build".parse().unwrap();
         let events = [
             Event::Init(digest),
+            Event::Uplink(digest),
             Event::Configuration(digest),
             Event::Trust(digest),
             Event::Job(digest),

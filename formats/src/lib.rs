@@ -45,6 +45,7 @@ pub mod verdict;
 
 // How the two sides talk.
 pub mod link;
+pub mod uplink;
 
 // How a TPM writes.
 mod wire;

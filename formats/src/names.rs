@@ -15,6 +15,8 @@ pub const BUILD_TYPE: &str = "https://kiln.example/buildtypes/job/v1";
 pub const BUILDER_FIRMWARE: &str = "https://kiln.example/builders/vm-swtpm-firmware/v1";
 /// The same with Secure Boot enforced. Document: `docs/builders/vm-swtpm-secureboot/v1.md`.
 pub const BUILDER_SECURE_BOOT: &str = "https://kiln.example/builders/vm-swtpm-secureboot/v1";
+/// A server with a TPM of its own and Secure Boot enforced, started from its own disk. Document: `docs/builders/metal/v1.md`.
+pub const BUILDER_METAL: &str = "https://kiln.example/builders/metal/v1";
 /// A software TPM and a kernel that QEMU loads itself: fast, and the boot is not measured before PID 1.
 pub const BUILDER_DIRECT: &str = "https://kiln.example/builders/vm-swtpm-direct/v1";
 /// The predicate of a step's record. Document: `docs/predicates/record/v1.md`.
@@ -131,6 +133,7 @@ mod tests {
             BUILDER_FIRMWARE,
             BUILDER_SECURE_BOOT,
             BUILDER_DIRECT,
+            BUILDER_METAL,
             PREDICATE_RECORD,
             PREDICATE_REFERENCE,
             BUILD_TYPE_IMAGE,

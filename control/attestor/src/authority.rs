@@ -32,7 +32,7 @@ use kiln_formats::job::check::ITEMS_MAX;
 use kiln_formats::link::{Attestation, Certificates, Done, MESSAGE_BYTES_MAX, SILENCE_MS_MAX, path};
 use kiln_formats::log::{Order, split_first};
 use kiln_formats::manifest::FILES_MAX;
-use kiln_formats::names::Name;
+use kiln_formats::names::{BUILDER_METAL, Name};
 use kiln_formats::reference::Reference;
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust_list::TrustList;
@@ -378,7 +378,7 @@ impl Authority<'_> {
         let key = &admitted.statement_key;
         let (mut files, mut artifacts) = (0, 0);
         while files <= FILES_MAX {
-            let mut exchange = link.next(SILENCE).await?;
+            let mut exchange = link.next(self.patience()).await?;
             let path = exchange.path.clone();
             let posted = |prefix| path.strip_prefix(prefix).filter(|_| exchange.method == Method::POST);
             let done = exchange.method == Method::POST && path == path::DONE;
@@ -420,6 +420,13 @@ impl Authority<'_> {
             exchange.answer(StatusCode::NO_CONTENT, Vec::new());
         }
         Err(Fault::TooMany { what: "files", count_max: FILES_MAX })
+    }
+
+    /// How long a machine may be silent between two requests of its build: a server's network is down while a step runs, so that not
+    /// even the step's log is announced before.
+    fn patience(&self) -> Duration {
+        let longest = if self.builder_id == BUILDER_METAL { self.offer.step_life_ms_max() } else { 0 };
+        SILENCE + Duration::from_millis(longest)
     }
 
     /// A step's output, frame by frame as it comes. The machine keeps it in the bundle; here it is only shown.

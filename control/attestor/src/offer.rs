@@ -154,6 +154,11 @@ impl Offer {
         self.inputs.get(sha256)
     }
 
+    /// How long the longest step may run; 0 if the document cannot be read.
+    pub(crate) fn step_life_ms_max(&self) -> u64 {
+        self.steps.values().map(|step| step.life_ms).max().unwrap_or(0)
+    }
+
     pub(crate) fn step(&self, name: &Name) -> Option<StepBounds> {
         self.steps.get(name).copied()
     }

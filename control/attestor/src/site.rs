@@ -37,7 +37,7 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::event::Event;
 use kiln_formats::job::CheckedJob;
-use kiln_formats::names::{BUILDER_DIRECT, BUILDER_SECURE_BOOT, Name, PAYLOAD_JOB};
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_METAL, BUILDER_SECURE_BOOT, Name, PAYLOAD_JOB};
 use kiln_formats::pcr::PcrIndex;
 use kiln_formats::reference::{self, EventReference, MachineReference, PcrReference, REFERENCE_BYTES_MAX, Reference};
 use kiln_formats::timestamp::Timestamp;
@@ -286,7 +286,7 @@ impl Site {
     }
 
     /// What one image must yield at this site: `pcrs` are those that the image itself decides, by register number; PCR 15 follows
-    /// from PID 1, the configuration and the trust bundle, for each kind of start but that with Secure Boot.
+    /// from PID 1, the configuration and the trust bundle, for each kind of start but those with Secure Boot.
     ///
     /// # Errors
     /// [`SiteError::Document`] for a configuration without canonical form.
@@ -298,11 +298,12 @@ impl Site {
     ) -> Result<Reference, SiteError> {
         let mut machines = Vec::new();
         // What firmware measures with Secure Boot on depends on the signature and the variables as well.
-        let builder_ids = self.trust.policy.builder_ids.iter().filter(|builder_id| *builder_id != BUILDER_SECURE_BOOT);
-        for builder_id in builder_ids {
+        let predicted_apart = [BUILDER_SECURE_BOOT, BUILDER_METAL];
+        let builder_ids = self.trust.policy.builder_ids.iter();
+        for builder_id in builder_ids.filter(|builder_id| !predicted_apart.contains(&builder_id.as_str())) {
             let configuration = canonical::to_vec(&self.configuration(builder_id))
                 .map_err(|source| SiteError::Document { path: self.directory.join(path::SITE), source })?;
-            let boot = expected_boot(init_sha256, &configuration, &self.trust_bytes);
+            let boot = expected_boot(init_sha256, None, &configuration, &self.trust_bytes);
             // Nothing measures the image when QEMU loads it itself.
             let mut machine = if builder_id == BUILDER_DIRECT { BTreeMap::new() } else { pcrs.clone() };
             machine.insert(PcrIndex::RUNTIME.get().to_string(), boot);
@@ -340,17 +341,25 @@ impl Site {
     }
 }
 
-/// PCR 15 after the boot part: the three events that every machine begins with.
-fn expected_boot(init_sha256: Sha256Digest, configuration: &[u8], trust: &[u8]) -> PcrReference {
-    let events = [
-        ("init", Event::Init(init_sha256)),
-        ("configuration", Event::Configuration(Sha256Digest::of(configuration))),
-        ("trust bundle", Event::Trust(Sha256Digest::of(trust))),
-    ];
+/// What a server's event is called in reference values.
+const UPLINK: &str = "uplink";
+
+/// PCR 15 after the boot part: the three events that every machine begins with. A server has one more, of which `uplink` is what is
+/// extended.
+fn expected_boot(
+    init_sha256: Sha256Digest,
+    uplink: Option<Sha256Digest>,
+    configuration: &[u8],
+    trust: &[u8],
+) -> PcrReference {
+    let begin = [("init", extended(&Event::Init(init_sha256)))].into_iter().chain(uplink.map(|it| (UPLINK, it)));
+    let events = begin.chain([
+        ("configuration", extended(&Event::Configuration(Sha256Digest::of(configuration)))),
+        ("trust bundle", extended(&Event::Trust(Sha256Digest::of(trust)))),
+    ]);
     let mut value = [0; 32];
     let mut references = Vec::new();
-    for (name, event) in events {
-        let sha256 = Sha256Digest::of(event.to_string().as_bytes());
+    for (name, sha256) in events {
         // TPM2_PCR_Extend: the new value is the hash of the old one and the digest.
         value = *Sha256Digest::of(&[value, *sha256.as_bytes()].concat()).as_bytes();
         references.push(EventReference { name: name.to_owned(), sha256 });
@@ -358,7 +367,8 @@ fn expected_boot(init_sha256: Sha256Digest, configuration: &[u8], trust: &[u8]) 
     PcrReference { value: Sha256Digest::from_bytes(value), events: references }
 }
 
-/// What PCR 15 must hold after the boot part of a machine that was started in this way at the site in `directory`. Reads no key.
+/// What PCR 15 must hold after the boot part of a machine that was started in this way at the site in `directory`, with this uplink
+/// if it is a server. Reads no key.
 ///
 /// # Errors
 /// [`SiteError::File`], [`SiteError::Document`].
@@ -366,12 +376,19 @@ pub fn boot_reference(
     directory: &Path,
     builder_id: &str,
     init_sha256: Sha256Digest,
+    uplink: Option<Sha256Digest>,
 ) -> Result<PcrReference, SiteError> {
     let description: Description = document(&directory.join(path::SITE), CONFIGURATION_BYTES_MAX)?.0;
     let (_, trust_bytes): (TrustBundle, _) = document(&directory.join(path::TRUST), TRUST_BYTES_MAX)?;
     let configuration = canonical::to_vec(&description.configuration(builder_id))
         .map_err(|source| SiteError::Document { path: directory.join(path::SITE), source })?;
-    Ok(expected_boot(init_sha256, &configuration, &trust_bytes))
+    let uplink = uplink.map(|uplink| extended(&Event::Uplink(uplink)));
+    Ok(expected_boot(init_sha256, uplink, &configuration, &trust_bytes))
+}
+
+/// What an event extends.
+fn extended(event: &Event) -> Sha256Digest {
+    Sha256Digest::of(event.to_string().as_bytes())
 }
 
 /// The name of the site in `directory`. Reads no key.
@@ -393,8 +410,11 @@ pub fn boot_references(directory: &Path, trust: &TrustBundle, reference: &mut Re
     let trust = canonical::to_vec(trust).map_err(encode)?;
     for machine in &mut reference.machines {
         let configuration = canonical::to_vec(&description.configuration(&machine.builder_id)).map_err(encode)?;
-        let boot = expected_boot(reference.init_sha256, &configuration, &trust);
-        machine.pcrs.insert(PcrIndex::RUNTIME.get().to_string(), boot);
+        let register = PcrIndex::RUNTIME.get().to_string();
+        // A server's uplink is no part of the trust: it stays.
+        let known = machine.pcrs.get(&register).and_then(|it| it.events.iter().find(|event| event.name == UPLINK));
+        let boot = expected_boot(reference.init_sha256, known.map(|event| event.sha256), &configuration, &trust);
+        machine.pcrs.insert(register, boot);
     }
     Ok(())
 }

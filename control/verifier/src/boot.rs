@@ -22,7 +22,7 @@ use crate::evidence::bytes;
 use crate::finding::{Finding, Findings, Gate};
 use crate::quote::QuotedEvidence;
 use crate::standing;
-use events::{BOOT_EVENTS, BootEvents};
+use events::BootEvents;
 pub(crate) use events::{JobEvents, StepEvents};
 use logs::Logs;
 
@@ -108,7 +108,7 @@ fn check_logs(start: &Start<'_>, logs: &Logs<'_>, boot: BootEvents, anchors: &An
     if let Some(standing) = &anchors.standing {
         standing::start(&standing.list, &anchors.policy, &anchors.reference)?;
     }
-    if logs.values(BOOT_EVENTS).quote_digest() != start.first.pcr_digest {
+    if logs.values(logs.boot_events()).quote_digest() != start.first.pcr_digest {
         return Err(unexplained(path::FIRST_QUOTE).into());
     }
     Ok(Started { configuration, trust_sha256: boot.trust })

@@ -13,6 +13,7 @@ use kiln_formats::record::StepRecord;
 use kiln_formats::reference::Reference;
 use kiln_formats::statement::Statement;
 use kiln_formats::trust::{Configuration, Policy, TrustBundle};
+use kiln_formats::uplink;
 use kiln_formats::verdict::Summary;
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
@@ -50,4 +51,7 @@ fuzz_target!(|bytes: &[u8]| {
     read::<Configuration>(bytes);
     read::<Attestation>(bytes);
     read::<Done>(bytes);
+    if let Ok(checked) = uplink::read(bytes) {
+        assert_eq!(checked.to_bytes().expect("what was read is written"), bytes);
+    }
 });

@@ -121,6 +121,7 @@ fn runtime_name(event: &BootEvent<'_>) -> String {
 fn word_name(word: &Word) -> String {
     match word {
         Word::Init(_) => "PID 1's program".to_owned(),
+        Word::Uplink(_) => "how the server reaches its authority".to_owned(),
         Word::Configuration(_) => "the site's configuration".to_owned(),
         Word::Trust(_) => "the trust bundle".to_owned(),
         Word::Job(_) => "the job".to_owned(),

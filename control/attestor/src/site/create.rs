@@ -8,7 +8,7 @@ use ed25519_dalek::SigningKey;
 use kiln_formats::canonical;
 use kiln_formats::certificate::Authority;
 use kiln_formats::job::Profile;
-use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, Name};
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_METAL, BUILDER_SECURE_BOOT, Name};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Policy, PublicKey, TrustBundle, VERSION};
 use kiln_formats::trust_list::{self, Minimum, Revoked, TrustList};
@@ -111,7 +111,7 @@ fn write(
     let policy = Policy {
         version: VERSION,
         number: 1,
-        builder_ids: [BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_DIRECT].map(str::to_owned).into(),
+        builder_ids: [BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_METAL, BUILDER_DIRECT].map(str::to_owned).into(),
         job_signers: vec![PublicKey(invoker_key.verifying_key())],
         profiles: profiles.to_vec(),
         machines: None,

@@ -5,7 +5,6 @@ use kiln_formats::names::BUILDER_DIRECT;
 use kiln_formats::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
 use kiln_formats::reference::{self, EventReference, MachineReference, PcrReference, Reference};
 
-use super::events::BOOT_EVENTS;
 use super::logs::{LoggedEvent, Logs};
 use crate::finding::{Finding, Findings, Gate};
 
@@ -39,7 +38,7 @@ pub(crate) fn machine<'a>(reference: &'a Reference, builder_id: &str) -> Result<
 
 /// Compares every register that the reference values name. Names each event that differs.
 pub(crate) fn check(machine: &MachineReference, logs: &Logs<'_>) -> Result<(), Findings> {
-    let values = logs.values(BOOT_EVENTS);
+    let values = logs.values(logs.boot_events());
     let mut findings = Vec::new();
     for (register, expected) in &machine.pcrs {
         match register_number(register) {

@@ -9,7 +9,13 @@ use kiln_formats::runtime_log::Record;
 use crate::finding::{Finding, Gate};
 
 /// How many events the boot part has: init, configuration, trust. The first quote follows them.
-pub(crate) const BOOT_EVENTS: usize = 3;
+const BOOT_EVENTS: usize = 3;
+
+/// How many of these records are the boot part: a server has one event more, its uplink, behind the first.
+pub(crate) fn boot_events(records: &[Record]) -> usize {
+    let uplink = records.get(1).is_some_and(|record| matches!(record.event, Event::Uplink(_)));
+    BOOT_EVENTS + usize::from(uplink)
+}
 
 /// What PID 1 measured before the first quote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,11 +96,14 @@ pub(crate) fn boot_part(records: &[Record]) -> Result<BootEvents, Finding> {
 }
 
 fn read_boot_part(reader: &mut Reader<'_>) -> Result<BootEvents, Finding> {
+    let init = reader.expect("init", |event| match event {
+        Event::Init(digest) => Some(*digest),
+        _ => None,
+    })?;
+    // Whether there must be one, and which, is for the reference values to say.
+    reader.optional(|event| matches!(event, Event::Uplink(_)).then_some(()));
     Ok(BootEvents {
-        init: reader.expect("init", |event| match event {
-            Event::Init(digest) => Some(*digest),
-            _ => None,
-        })?,
+        init,
         configuration: reader.expect("configuration", |event| match event {
             Event::Configuration(digest) => Some(*digest),
             _ => None,

@@ -6,7 +6,7 @@ use kiln_formats::manifest::path;
 use kiln_formats::pcr::{Bank, PcrIndex, PcrValues};
 use kiln_formats::runtime_log::RuntimeLog;
 
-use super::events::BOOT_EVENTS;
+use super::events;
 use crate::finding::{Finding, Findings, Gate};
 
 /// Registers that must be untouched: nothing may be loaded or passed beside the image.
@@ -47,6 +47,11 @@ impl<'a> Logs<'a> {
         Ok(Self { firmware, firmware_values, runtime })
     }
 
+    /// How many records of the runtime log are the boot part.
+    pub(crate) fn boot_events(&self) -> usize {
+        events::boot_events(self.runtime.records())
+    }
+
     /// The register values after the firmware's log and the first `count` records of the runtime log.
     pub(crate) fn values(&self, count: usize) -> PcrValues {
         let mut values = self.firmware_values.clone();
@@ -67,7 +72,7 @@ impl<'a> Logs<'a> {
             })
             .collect();
         if index == PcrIndex::RUNTIME {
-            events.extend(self.runtime.records().iter().take(BOOT_EVENTS).map(|record| {
+            events.extend(self.runtime.records().iter().take(self.boot_events()).map(|record| {
                 let text = record.event.to_string();
                 LoggedEvent { sha256: Some(Sha256Digest::of(text.as_bytes())), text }
             }));

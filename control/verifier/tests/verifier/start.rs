@@ -421,6 +421,25 @@ fn events_come_in_one_order() {
     ]);
 }
 
+/// A server's uplink is one of its boot events: the predicted one, or no job.
+#[test]
+fn an_uplink_is_the_predicted_one() {
+    let server = |uplink: Option<&str>| Plan { uplink: uplink.map(digest), ..Plan::default() };
+    let of = |plan: &Plan| kiln_verifier::Anchors { reference: reference(plan), ..anchors() };
+    let expected = of(&server(Some("uplink")));
+    assert!(findings(&server(Some("uplink")), &expected).is_empty());
+    let finding = findings(&server(Some("another")), &expected).remove(0);
+    assert_eq!(
+        (finding.gate, finding.code, finding.object.as_str()),
+        (Gate::Boot, "event_differs", "PCR 15 event 1: uplink")
+    );
+    assert_eq!(findings(&server(None), &expected)[0].code, "event_differs");
+    // And a machine for which none is predicted has none.
+    assert_eq!(findings(&server(Some("uplink")), &of(&server(None)))[0].code, "event_differs");
+    let late = |events: &mut Vec<Event>| events.insert(2, Event::Uplink(digest("uplink")));
+    check(vec![("late uplink", events(late), Gate::Boot, "event_order", "expected trust")]);
+}
+
 #[test]
 fn configuration_and_trust_are_the_sites() {
     // Reference values that follow whatever was measured: what remains is the comparison with the anchors.

@@ -67,7 +67,7 @@ pub(crate) fn reference(
     init_sha256: Sha256Digest,
 ) -> Reference {
     let mut values = values(events);
-    boot.fold_into(&mut values, 3);
+    boot.fold_into(&mut values, boot.records().len());
     let pcr = |register: u32, events: Vec<EventReference>| {
         let value = values.get_or_reset(Bank::Sha256, PcrIndex::new(register).unwrap());
         let value = Sha256Digest::from_bytes(value.as_bytes().try_into().unwrap());
@@ -77,7 +77,7 @@ pub(crate) fn reference(
         let own = events.iter().filter(|event| event.register == register);
         pcr(register, own.map(|e| EventReference { name: e.name.into(), sha256: e.sha256 }).collect())
     };
-    let runtime = boot.records().iter().take(3).map(|record| {
+    let runtime = boot.records().iter().map(|record| {
         let text = record.event.to_string();
         EventReference { name: text.split(':').next().unwrap().into(), sha256: Sha256Digest::of(text.as_bytes()) }
     });

@@ -102,6 +102,7 @@ pub(crate) struct Plan {
     pub(crate) decision: Edit<Decision>,
     pub(crate) record: EditAt<Statement<StepRecord>>,
     pub(crate) trace: EditAt<Statement<RuntimeTrace>>,
+    pub(crate) uplink: Option<Sha256Digest>,
     pub(crate) log: EditAt<Vec<u8>>,
     pub(crate) provenance: Edit<Statement<Provenance>>,
     pub(crate) events: Edit<Vec<Event>>,
@@ -156,6 +157,7 @@ impl Default for Plan {
             artifact: b"!<arch>\n".to_vec(),
             firmware: firmware::events(),
             failed_exit: Exit::Code { code: 2 },
+            uplink: None,
             configuration: Box::new(|_| {}),
             trust: Box::new(|_| {}),
             binding: Box::new(|_| {}),
@@ -222,11 +224,12 @@ impl Plan {
     }
 
     pub(crate) fn boot_events(&self) -> Vec<Event> {
-        vec![
-            Event::Init(digest("init")),
+        let begin = [Event::Init(digest("init"))].into_iter().chain(self.uplink.map(Event::Uplink));
+        let given = [
             Event::Configuration(Sha256Digest::of(&self.configuration_bytes())),
             Event::Trust(Sha256Digest::of(&self.trust_bytes())),
-        ]
+        ];
+        begin.chain(given).collect()
     }
 
     pub(crate) fn runtime_log_of(&self, events: &[Event]) -> Vec<u8> {
