@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::MetadataCommand;
 
 /// Which packages of the workspace each may use, tests and build scripts included.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("kiln-formats", &[]),
     ("kiln-tpm", &["kiln-formats"]),
     ("kiln-sandbox", &[]),
     ("kiln-confine", &["kiln-sandbox"]),
     ("kiln-init", &["kiln-formats", "kiln-tpm", "kiln-builder"]),
+    ("kiln-wire", &["kiln-formats", "kiln-init", "kiln-builder"]),
     ("kiln-builder", &["kiln-formats", "kiln-sandbox"]),
     ("kiln-image", &["kiln-formats"]),
     ("kiln-qemu", &["kiln-formats"]),
@@ -25,7 +26,7 @@ const EDGES: [(&str, &[&str]); 12] = [
 ];
 
 /// What runs in the appliance, and what judges or launches it.
-const APPLIANCE: [&str; 4] = ["kiln-init", "kiln-tpm", "kiln-builder", "kiln-sandbox"];
+const APPLIANCE: [&str; 5] = ["kiln-init", "kiln-wire", "kiln-tpm", "kiln-builder", "kiln-sandbox"];
 const HOST: [&str; 5] = ["kiln-image", "kiln-qemu", "kiln-verifier", "kiln-attestor", "kiln"];
 
 /// The edges as cargo sees them.

@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 pub use port::Port;
-pub(crate) use transfer::{Download, Upload};
+pub(crate) use transfer::{Download, Sent, Upload};
 
 /// The host that requests name. There is one server on the link; HTTP/1.1 wants a name (RFC 9112, section 3.2).
 const HOST_NAME: &str = "kiln";

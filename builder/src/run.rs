@@ -29,7 +29,7 @@ use crate::boot::Certified;
 use crate::bundle::Bundle;
 use crate::custody::{Custodian, Label, Measurement};
 use crate::fault::Fault;
-use crate::link::Link;
+use crate::link::{Link, Sent};
 use crate::machine::Machine;
 use capture::{CaptureError, Log, capture};
 pub use observe::ObserveError;
@@ -173,7 +173,7 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
         custodian.measure(Measurement::Event { event: Event::StepBegin(step.name.clone(), step_sha256) })?;
         let before = outputs::before(step, &workspaces)?;
         let started = certified.clock.now();
-        let (mut outcome, log) = run(step, policy, &machine.launcher, link).await?;
+        let (mut outcome, log, sent) = run(step, policy, &machine.launcher, link).await?;
         check_image(step, job.job(), machine)?;
         let after = outputs::after(step, &workspaces)?;
         let collected = match outcome.exit.is_success() && after.iter().all(Option::is_some) {
@@ -190,6 +190,8 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
         let payload = canonical::to_vec(&traced).map_err(unwritten)?;
         let label = Label::Trace { step: step.name.clone() };
         let trace = attest::sign(custodian, label, |digest| Event::StepTrace(step.name.clone(), digest), &payload)?;
+        // A server's network is up again with that event, and not before.
+        sent.taken().await?;
         link.post(&format!("{}{}", path::TRACES, step.name), trace.envelope.to_vec(), MESSAGE_BYTES_MAX).await?;
         let observed = Observed {
             step_sha256,
@@ -229,7 +231,12 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
 }
 
 /// Starts one step, takes in its log while it runs, and waits until nothing of it is left.
-async fn run(step: &Step, policy: &Policy, launcher: &Launcher, link: &mut Link) -> Result<(Outcome, Log), Fault> {
+async fn run(
+    step: &Step,
+    policy: &Policy,
+    launcher: &Launcher,
+    link: &mut Link,
+) -> Result<(Outcome, Log, Sent), Fault> {
     let name = || step.name.clone();
     let pipe = |source: io::Error| RunError::Pipe { step: name(), source };
     let mut upload = link.upload(Method::POST, &format!("{}{}", path::LOGS, step.name), None).await?;
@@ -252,9 +259,9 @@ async fn run(step: &Step, policy: &Policy, launcher: &Launcher, link: &mut Link)
     };
     match watched.await {
         Ok((log, ended)) => {
-            upload.finish().await?;
+            let sent = upload.end().await;
             let ended = ended.map_err(|source| RunError::Lost { step: name(), source })?;
-            Ok((ended.map_err(|source| RunError::Wait { step: name(), source })?, log))
+            Ok((ended.map_err(|source| RunError::Wait { step: name(), source })?, log, sent))
         }
         Err(error) => {
             // How it ends does not matter any more, only that it does: the machine is about to power off.

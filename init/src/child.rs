@@ -5,6 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::SigSet;
@@ -59,11 +60,40 @@ pub(crate) fn prepare() -> Result<UnixStream, ChildError> {
     take_socket().map_err(|source| ChildError::Socket { source })
 }
 
+/// The same for a server's builder, whose standard output is its end of the wire.
+///
+/// # Errors
+/// [`ChildError`].
+pub(crate) fn prepare_with_stream() -> Result<(UnixStream, UnixStream), ChildError> {
+    let custody = prepare()?;
+    let stream = take_stream().map_err(|source| ChildError::Socket { source })?;
+    Ok((custody, stream))
+}
+
+/// What the wire starts with: its orders. It gives up everything else itself, once it has what it needs.
+///
+/// # Errors
+/// [`ChildError::Socket`].
+pub(crate) fn prepare_wire() -> Result<OwnedFd, ChildError> {
+    SigSet::empty().thread_set_mask().map_err(|source| ChildError::Signals { source })?;
+    take_input().map_err(|source| ChildError::Socket { source })
+}
+
 fn take_socket() -> io::Result<UnixStream> {
-    let socket = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+    take_input().map(UnixStream::from)
+}
+
+fn take_input() -> io::Result<OwnedFd> {
+    let input = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
     let null = OpenOptions::new().read(true).open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
-    Ok(UnixStream::from(socket))
+    Ok(input)
+}
+
+fn take_stream() -> io::Result<UnixStream> {
+    let output = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)?;
+    nix::unistd::dup2_stdout(io::stderr())?;
+    Ok(UnixStream::from(output))
 }
 
 fn give_up_capabilities() -> Result<(), Errno> {

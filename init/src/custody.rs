@@ -136,7 +136,11 @@ impl<R: Registers> Custody<R> {
         }
     }
 
-    fn measure(&mut self, event: &Event) -> Result<(), CustodyError> {
+    /// Measures an event, if it is next.
+    ///
+    /// # Errors
+    /// [`CustodyError::Order`], [`CustodyError::Measure`].
+    pub(crate) fn measure(&mut self, event: &Event) -> Result<(), CustodyError> {
         self.order.measure(event)?;
         Ok(self.ledger.record(event)?)
     }
@@ -174,9 +178,9 @@ fn event_of(what: Measurement) -> Result<Event, Violation> {
     match what {
         Measurement::Configuration { bytes } => Ok(Event::Configuration(Sha256Digest::of(&bytes.0))),
         Measurement::Trust { bytes } => Ok(Event::Trust(Sha256Digest::of(&bytes.0))),
-        Measurement::Event { event: event @ (Event::Init(_) | Event::Configuration(_) | Event::Trust(_)) } => {
-            Err(Violation::OutOfOrder { act: event.to_string() })
-        }
+        Measurement::Event {
+            event: event @ (Event::Init(_) | Event::Uplink(_) | Event::Configuration(_) | Event::Trust(_)),
+        } => Err(Violation::OutOfOrder { act: event.to_string() }),
         Measurement::Event { event } => Ok(event),
     }
 }

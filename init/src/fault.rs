@@ -6,6 +6,7 @@ use crate::child::ChildError;
 use crate::custody::CustodyError;
 use crate::features::FeatureError;
 use crate::measure::MeasureError;
+use crate::metal::MetalError;
 use crate::mounts::MountError;
 use crate::supervise::SuperviseError;
 use crate::sysctl::SysctlError;
@@ -36,6 +37,9 @@ pub(crate) enum Fault {
     /// The TPM, PCR 15, the logs.
     #[error(transparent)]
     Measure(#[from] MeasureError),
+    /// A server's way to its authority.
+    #[error(transparent)]
+    Metal(#[from] MetalError),
     /// What the builder asked for.
     #[error(transparent)]
     Custody(#[from] CustodyError),
@@ -56,6 +60,7 @@ impl Fault {
             Self::Sysctl(_) => "sysctl",
             Self::Feature(_) => "feature",
             Self::Measure(error) | Self::Custody(CustodyError::Measure(error)) => measure_code(error),
+            Self::Metal(error) => error.code(),
             Self::Custody(CustodyError::Order(_)) => "order",
             Self::Custody(CustodyError::Builder { code, .. }) => code.as_str(),
             Self::Custody(CustodyError::Random { .. } | CustodyError::Encoding) => "statement_key",

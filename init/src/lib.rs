@@ -5,11 +5,14 @@
 //! child; PID 1 answers it ([`kiln_builder::custody`] has the order that it insists on) until the job has ended; power off.
 //! Whatever fails on the way is a fault: one line on the console, no evidence, power off.
 //!
-//! [`start`] takes the builder as an argument: PID 1 knows it only as a child that asks. Deliberately absent: a shell, a service
-//! manager, a network, any file that is read for configuration, any way to go on after something failed.
+//! [`start`] takes the builder as an argument: PID 1 knows it only as a child that asks. On a server ([`Machine::Metal`]) it also
+//! measures the uplink and starts the wire, a child that carries the builder's bytes over the network (`metal.rs`), before the builder.
+//! Deliberately absent: a shell, a service manager, any file that is read before it is measured, any way to go on after something
+//! failed; in a virtual machine, a network.
 
 #![deny(unsafe_code)]
 
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,15 +24,19 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 use rustix::system::{RebootCommand, reboot};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::child::ChildError;
 use crate::custody::Custody;
 use crate::fault::Fault;
 use crate::measure::{Anchor, Ledger};
+
+pub use metal::wire::{GO, HOLD, Handed, WireError, fault, receive};
 
 mod child;
 mod custody;
 mod fault;
 mod features;
 mod measure;
+mod metal;
 mod mounts;
 mod order;
 mod power;
@@ -43,31 +50,61 @@ const PROGRAM: &str = "/proc/self/exe";
 /// Under this name the program is the builder.
 const BUILDER: &str = "kiln-builder";
 
-/// The appliance's only program: PID 1, or the builder if it is called `kiln-builder`. `builder` gets the socket to PID 1, in a
-/// process that has one thread, and what it returns is that process's exit status.
-pub fn start(builder: fn(UnixStream) -> ExitCode) -> ExitCode {
-    if std::env::args_os().next().is_some_and(|name| name == BUILDER) {
-        return match child::prepare() {
-            Ok(socket) => builder(socket),
-            Err(error) => {
-                eprintln!("{}", Fault::from(error).line());
-                ExitCode::FAILURE
-            }
-        };
+/// Under this name the program is the wire.
+const WIRE: &str = "kiln-wire";
+
+/// For which kind of machine the program is, and what its children do. Each gets its sockets in a process that has one thread,
+/// and what it returns is that process's exit status.
+#[derive(Debug, Clone, Copy)]
+pub enum Machine {
+    /// A disposable virtual machine.
+    Virtual {
+        /// The builder, with its socket to PID 1.
+        builder: fn(UnixStream) -> ExitCode,
+    },
+    /// A server that reaches its authority over a network.
+    Metal {
+        /// The builder, with its socket to PID 1 and its end of the wire.
+        builder: fn(UnixStream, UnixStream) -> ExitCode,
+        /// The wire, with its socket to PID 1 ([`receive`]).
+        wire: fn(OwnedFd) -> ExitCode,
+    },
+}
+
+/// The appliance's only program: PID 1, or one of its children if it is called like one.
+pub fn start(machine: Machine) -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if let Some(ended) = child(&machine, &name) {
+        return ended.unwrap_or_else(|error| {
+            eprintln!("{}", Fault::from(error).line());
+            ExitCode::FAILURE
+        });
     }
     if std::process::id() != 1 {
         eprintln!("kiln-init is PID 1 of a build machine and does nothing elsewhere");
         return ExitCode::from(2);
     }
     power::off_on_panic();
-    match live() {
+    match live(&machine) {
         Ok(outcome) => power::off(&format!("kiln: done: {outcome:?}")),
         Err(fault) => power::off(&fault.line()),
     }
 }
 
+/// What the program does under the name of a child; nothing under another.
+fn child(machine: &Machine, name: &std::ffi::OsStr) -> Option<Result<ExitCode, ChildError>> {
+    match machine {
+        Machine::Virtual { builder } if name == BUILDER => Some(child::prepare().map(builder)),
+        Machine::Metal { builder, .. } if name == BUILDER => {
+            Some(child::prepare_with_stream().map(|(custody, stream)| builder(custody, stream)))
+        }
+        Machine::Metal { wire, .. } if name == WIRE => Some(child::prepare_wire().map(wire)),
+        _ => None,
+    }
+}
+
 /// The one life of the machine.
-fn live() -> Result<Outcome, Fault> {
+fn live(machine: &Machine) -> Result<Outcome, Fault> {
     let init_uptime_us = uptime_us();
     harden()?;
     mounts::mount_all()?;
@@ -83,8 +120,14 @@ fn live() -> Result<Outcome, Fault> {
     };
     let banks = anchor.banks().to_vec();
     let ledger = Ledger::new(anchor, measure::boot_id()?, &banks, uptime_us)?;
-    let custody = Custody::new(ledger, measure::own_digest()?, &custody::seed()?, identity)?;
-    supervise::run(custody)
+    let mut custody = Custody::new(ledger, measure::own_digest()?, &custody::seed()?, identity)?;
+    match machine {
+        Machine::Virtual { .. } => supervise::run(custody, None),
+        Machine::Metal { .. } => {
+            let connected = metal::connect(&mut custody)?;
+            supervise::run(custody, Some(connected))
+        }
+    }
 }
 
 /// Nobody reads PID 1's memory, it leaves no dump, and no key combination restarts the machine.

@@ -5,5 +5,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    kiln_init::start(kiln_builder::main)
+    kiln_init::start(kiln_init::Machine::Virtual { builder: kiln_builder::main })
 }

@@ -22,6 +22,8 @@ enum Stage {
     Started,
     /// PID 1's program is.
     Identified,
+    /// So is a server's uplink.
+    Connected,
     /// So is the configuration.
     Configured,
     /// So is the trust bundle.
@@ -131,7 +133,8 @@ impl Order {
         }
         let (next, unsigned) = match (&self.stage, event) {
             (Stage::Started, Event::Init(_)) => (Stage::Identified, None),
-            (Stage::Identified, Event::Configuration(_)) => (Stage::Configured, None),
+            (Stage::Identified, Event::Uplink(_)) => (Stage::Connected, None),
+            (Stage::Identified | Stage::Connected, Event::Configuration(_)) => (Stage::Configured, None),
             (Stage::Configured, Event::Trust(_)) => (Stage::Trusted, None),
             (Stage::Attested, Event::Job(job)) => (Stage::Offered { job: *job }, None),
             (Stage::Offered { .. }, Event::Decision(digest)) => (Stage::Denied, Some((Label::Decision, *digest))),
@@ -243,6 +246,7 @@ impl Order {
             self.stage,
             Stage::Started
                 | Stage::Identified
+                | Stage::Connected
                 | Stage::Configured
                 | Stage::Trusted
                 | Stage::Activated

@@ -11,7 +11,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use kiln_builder::custody::{self, Request};
+use kiln_builder::custody::{self, Measurement, Request};
+use kiln_formats::event::Event as Measured;
 use kiln_formats::manifest::Outcome;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -22,6 +23,8 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 use crate::custody::{Answer, Custody};
 use crate::fault::Fault;
 use crate::measure::Registers;
+use crate::metal::MetalError;
+use crate::metal::wire::{Ends, Wire, WireError};
 use crate::{power, sys};
 
 /// The longest life of a machine: a job with the longest step (24 hours) and another one beside it.
@@ -73,31 +76,41 @@ struct Builder {
     deaths: SignalFd,
 }
 
-/// Starts the builder and answers it until the job has ended.
+/// Starts the builder and answers it until the job has ended. On a server the builder gets its end of the wire, which rests while a
+/// step runs.
 ///
 /// # Errors
-/// [`Fault`]: what [`Custody`] says, or [`SuperviseError`].
-pub(crate) fn run<R: Registers>(mut custody: Custody<R>) -> Result<Outcome, Fault> {
-    let mut builder = start().map_err(|source| SuperviseError::Start { source })?;
-    let outcome = serve(&mut builder, &mut custody);
+/// [`Fault`]: what [`Custody`] says, what the wire says, or [`SuperviseError`].
+pub(crate) fn run<R: Registers>(mut custody: Custody<R>, connected: Option<(Wire, Ends)>) -> Result<Outcome, Fault> {
+    let (wire, stream) = connected.unzip();
+    let mut builder = start(stream).map_err(|source| SuperviseError::Start { source })?;
+    let outcome = serve(&mut builder, &mut custody, wire.as_ref());
     // Before its socket is closed, which it would complain about.
     power::end_everyone();
     outcome
 }
 
-fn serve<R: Registers>(builder: &mut Builder, custody: &mut Custody<R>) -> Result<Outcome, Fault> {
+fn serve<R: Registers>(builder: &mut Builder, custody: &mut Custody<R>, wire: Option<&Wire>) -> Result<Outcome, Fault> {
     let end = Instant::now() + LIFETIME;
     let mut ended = None;
     loop {
         // After its death the builder's last messages are still there.
         let left = if ended.is_some() { Duration::ZERO } else { end.saturating_duration_since(Instant::now()) };
-        match next(builder, left)? {
+        match next(builder, wire, left)? {
+            // Before the builder says that its link is gone: the wire knows why.
+            Some(Event::Wire(error)) => return Err(MetalError::from(error).into()),
             Some(Event::Request) => match custody::receive::<Request>(&mut builder.socket) {
-                Ok(request) => match custody.answer(request)? {
-                    Answer::End(outcome) => return Ok(outcome),
-                    Answer::Reply(reply) => custody::send(&mut builder.socket, &reply)
-                        .map_err(|source| SuperviseError::Message { source })?,
-                },
+                Ok(request) => {
+                    let rest = Rest::of(&request);
+                    match custody.answer(request)? {
+                        Answer::End(outcome) => return Ok(outcome),
+                        Answer::Reply(reply) => {
+                            rest.zip(wire).map_or(Ok(()), |(rest, wire)| rest.order(wire))?;
+                            custody::send(&mut builder.socket, &reply)
+                                .map_err(|source| SuperviseError::Message { source })?;
+                        }
+                    }
+                }
                 Err(custody::CustodyError::Closed) => return Err(last_word(builder, ended)?.into()),
                 Err(source) => return Err(SuperviseError::Message { source }.into()),
             },
@@ -108,7 +121,30 @@ fn serve<R: Registers>(builder: &mut Builder, custody: &mut Custody<R>) -> Resul
     }
 }
 
-fn start() -> io::Result<Builder> {
+/// What a measured event means for the wire: from a step's begin to its end nothing comes or goes.
+enum Rest {
+    Begins,
+    Ends,
+}
+
+impl Rest {
+    fn of(request: &Request) -> Option<Self> {
+        match request {
+            Request::Measure { what: Measurement::Event { event: Measured::StepBegin(..) } } => Some(Self::Begins),
+            Request::Measure { what: Measurement::Event { event: Measured::StepTrace(..) } } => Some(Self::Ends),
+            _ => None,
+        }
+    }
+
+    fn order(&self, wire: &Wire) -> Result<(), MetalError> {
+        match self {
+            Self::Begins => wire.hold(),
+            Self::Ends => wire.resume(),
+        }
+    }
+}
+
+fn start(stream: Option<Ends>) -> io::Result<Builder> {
     let (socket, theirs) = UnixStream::pair()?;
     socket.set_read_timeout(Some(MESSAGE_TIMEOUT))?;
     socket.set_write_timeout(Some(MESSAGE_TIMEOUT))?;
@@ -117,27 +153,40 @@ fn start() -> io::Result<Builder> {
     let deaths = SignalFd::with_flags(&deaths, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     // The TPM's descriptor is the C library's, which does not promise that it is closed.
     sys::close_on_exec()?;
-    let child = Command::new(crate::PROGRAM).arg0(crate::BUILDER).env_clear().stdin(OwnedFd::from(theirs)).spawn()?;
+    let mut builder = Command::new(crate::PROGRAM);
+    builder.arg0(crate::BUILDER).env_clear().stdin(OwnedFd::from(theirs));
+    if let Some(stream) = stream {
+        builder.stdout(OwnedFd::from(stream));
+    }
+    let child = builder.spawn()?;
     Ok(Builder { pid: Pid::from_child(&child), socket, deaths })
 }
 
 /// What PID 1 wakes up for.
 enum Event {
+    Wire(WireError),
     Request,
     Death,
 }
 
-/// Waits; `None` when the time is over. A request comes before a death.
-fn next(builder: &Builder, timeout: Duration) -> Result<Option<Event>, SuperviseError> {
+/// Waits; `None` when the time is over. The wire's last word comes before a request, a request before a death.
+fn next(builder: &Builder, wire: Option<&Wire>, timeout: Duration) -> Result<Option<Event>, SuperviseError> {
     let timeout = Timespec::try_from(timeout).map_err(|_| SuperviseError::Wait { source: Errno::INVAL })?;
     let socket = builder.socket.as_fd();
-    let mut waiting = [PollFd::new(&socket, PollFlags::IN), PollFd::new(&builder.deaths, PollFlags::IN)];
+    // Without a wire its place is the builder's socket again, and nothing is asked of it.
+    let (orders, asked) = wire.map_or((socket, PollFlags::empty()), |wire| (wire.orders(), PollFlags::IN));
+    let mut waiting =
+        [PollFd::new(&orders, asked), PollFd::new(&socket, PollFlags::IN), PollFd::new(&builder.deaths, PollFlags::IN)];
     match poll(&mut waiting, Some(&timeout)) {
         Ok(_) => {}
         Err(source) => return Err(SuperviseError::Wait { source }),
     }
-    let [request, death] = waiting.map(|one| !one.revents().is_empty());
-    Ok(if request { Some(Event::Request) } else { death.then_some(Event::Death) })
+    let [said, request, death] = waiting.map(|one| !one.revents().is_empty());
+    Ok(match wire.filter(|_| said) {
+        Some(wire) => Some(Event::Wire(wire.last_word())),
+        None if request => Some(Event::Request),
+        None => death.then_some(Event::Death),
+    })
 }
 
 /// Reaps every dead child; says how the builder ended if it was among them.

@@ -3,8 +3,8 @@
 //! In reading order: a [`Policy`] says what a step may be; a [`Launcher`], forked while the process was single-threaded, starts it
 //! (`view` plans its mount table, `stage` builds it and takes every privilege off, `filter` is its system call filter, `cgroup`
 //! its limits); `readback` compares the kernel's word with the policy before the first instruction, which gives [`Enforced`]; a
-//! [`Step`] is waited for and ends in an [`Outcome`], with a [`Trace`] of what it executed and was denied; [`collect`] then takes the outputs out of what it left; [`verity`] opens
-//! the images that steps run on.
+//! [`Step`] is waited for and ends in an [`Outcome`], with a [`Trace`] of what it executed and was denied; [`collect`] then takes the outputs out of what it left. Beside
+//! them, [`verity`] opens the images that steps run on, and [`scratch`] a disk for what does not fit into memory.
 //!
 //! Every layer is required. A caller on another machine than ours may give up [`Requirements`] by name, which the record says.
 //! Absent: anything that talks to a network, signs, or decides whether a step should run.
@@ -12,6 +12,7 @@
 
 mod cgroup;
 pub mod collect;
+mod device;
 mod enforced;
 mod filter;
 mod kernel;
@@ -21,6 +22,7 @@ mod outcome;
 mod policy;
 mod readback;
 mod running;
+pub mod scratch;
 mod stage;
 mod sys;
 mod trace;

@@ -7,6 +7,7 @@
 
 mod mount;
 
+use std::ffi::CStr;
 use std::fs::{File, read_dir};
 use std::io;
 use std::marker::PhantomData;
@@ -270,6 +271,12 @@ pub(crate) fn device_mapper(control: &File, request: u64, buffer: &mut [u8]) -> 
     }
     // SAFETY: the kernel reads and writes at most `data_size` bytes from the pointer, which was just checked to be its length.
     check(libc::c_long::from(unsafe { libc::ioctl(control.as_fd().as_raw_fd(), request, buffer.as_mut_ptr()) }))
+}
+
+/// `swapon(2)`, without options.
+pub(crate) fn swap_on(path: &CStr) -> io::Result<()> {
+    // SAFETY: swapon(2): the path is a string that ends in a zero byte and lives through the call; the kernel only reads it.
+    check(libc::c_long::from(unsafe { libc::swapon(path.as_ptr(), 0) }))
 }
 
 /// Turns a system call's result into a `Result`.

@@ -1,4 +1,5 @@
-//! Toolchain images: read-only disks, each found by its serial number and believed only through its dm-verity root hash.
+//! Toolchain images: read-only disks, each found by its serial number, or partitions, found by their name; believed only through
+//! the dm-verity root hash.
 
 use std::collections::BTreeMap;
 use std::fs::{read_dir, read_to_string};
@@ -9,7 +10,9 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_sandbox::DetachedTree;
 use kiln_sandbox::verity::{self, VerifiedImage};
 
-/// How many hex digits of the root hash are a disk's serial number: what a virtio disk can carry.
+use crate::partitions;
+
+/// How many hex digits of the root hash are a disk's serial number or a partition's name: what a virtio disk can carry.
 /// Source: Virtio 1.2, section 5.2.6 (`VIRTIO_BLK_T_GET_ID`, 20 bytes).
 const SERIAL_DIGITS: usize = 20;
 /// What virtio disks are called.
@@ -18,7 +21,7 @@ const DISK_PREFIX: &str = "vd";
 /// Why there is no such image.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// No disk has the serial number of this root hash.
+    /// No disk has the serial number of this root hash, and no partition its name.
     #[error("no disk is the image with root hash {root_hash}")]
     Missing {
         /// The image.
@@ -95,7 +98,8 @@ impl Disks {
                 return Ok(Some(self.devices.join(name)));
             }
         }
-        Ok(None)
+        let partition = partitions::named(&self.block, wanted)?.into_iter().next();
+        Ok(partition.map(|name| self.devices.join(name)))
     }
 }
 
@@ -141,6 +145,11 @@ mod tests {
         assert_eq!(disks.find(&ours).unwrap(), Some("/dev/vdb".into()));
         assert_eq!(disks.find(&other).unwrap(), Some("/dev/vda".into()));
         assert_eq!(disks.find(&Sha256Digest::of(b"none")).unwrap(), None);
+        let partition = block.path().join("nvme0n1/nvme0n1p2");
+        std::fs::create_dir_all(&partition).unwrap();
+        let name = Sha256Digest::of(b"none").to_string();
+        std::fs::write(partition.join("uevent"), format!("PARTNAME={}\n", &name[..20])).unwrap();
+        assert_eq!(disks.find(&Sha256Digest::of(b"none")).unwrap(), Some("/dev/nvme0n1p2".into()));
     }
 
     #[test]

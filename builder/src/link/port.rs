@@ -8,6 +8,7 @@ use std::fs::{File, OpenOptions, read_dir, read_to_string};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -55,6 +56,15 @@ impl Port {
             }
         }
         Err(LinkError::Missing { name: PORT })
+    }
+
+    /// Takes a stream that somebody else carries to the host.
+    ///
+    /// # Errors
+    /// [`LinkError::Port`] if the kernel will not watch it.
+    pub fn from_stream(stream: UnixStream) -> Result<Self, LinkError> {
+        let watched = stream.set_nonblocking(true).and_then(|()| Self::from_fd(stream.into()));
+        watched.map_err(|source| LinkError::Port { source })
     }
 
     /// Takes a descriptor that is already non-blocking.
@@ -134,7 +144,6 @@ impl AsyncWrite for Port {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixStream;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     #[test]

@@ -98,8 +98,29 @@ impl Upload {
 
     /// Ends the body and waits until the host has taken it.
     pub(crate) async fn finish(self) -> Result<(), LinkError> {
+        self.end().await.taken().await
+    }
+
+    /// Ends the body. Whether the host has taken it is asked later: it may be out of reach.
+    pub(crate) async fn end(self) -> Sent {
         let Self { path, pieces, response } = self;
         drop(pieces);
+        // The connection sends the end now, while there is nothing else to do.
+        tokio::task::yield_now().await;
+        Sent { path, response }
+    }
+}
+
+/// A request whose body has been sent.
+pub(crate) struct Sent {
+    path: String,
+    response: Option<Waiting>,
+}
+
+impl Sent {
+    /// Waits until the host has taken it.
+    pub(crate) async fn taken(self) -> Result<(), LinkError> {
+        let Self { path, response } = self;
         let response = response.ok_or_else(|| LinkError::Closed { path: path.clone(), source: None })?;
         let response = patient(&path, response).await?.map_err(|source| LinkError::from_http(&path, source))?;
         let answer = Download::new(&path, response).whole(ANSWER_BYTES_MAX).await?;

@@ -228,3 +228,19 @@ fn a_failed_step_ends_without_provenance() {
     assert!(order.done(Outcome::Built).is_err());
     assert_eq!(order.done(Outcome::StepFailed), Ok(()));
 }
+
+/// A server's uplink comes between PID 1's program and the configuration, or not at all.
+#[test]
+fn an_uplink_comes_second_and_once() {
+    let (life, uplink) = (life(), Act::Measure(Event::Uplink(digest("uplink"))));
+    for at in 0..life.len() {
+        let mut order = after(&life[..at]);
+        assert_eq!(attempt(&mut order, &uplink).is_ok(), at == 1, "after {at} acts");
+        assert!(attempt(&mut order, &uplink).is_err(), "twice after {at} acts");
+    }
+    let mut order = after(&life[..1]);
+    attempt(&mut order, &uplink).unwrap();
+    for act in &life[1..] {
+        attempt(&mut order, act).unwrap();
+    }
+}

@@ -4,9 +4,9 @@
 //! `veritysetup format --hash-offset` writes them. Nothing is copied or hashed up front: the kernel verifies each block when it is
 //! read, and a block that does not match is an I/O error. Holding a [`VerifiedImage`] means that its first block verified.
 
-mod device;
 mod superblock;
 
+use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::AsFd;
@@ -17,11 +17,12 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
 };
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 pub use superblock::Error as SuperblockError;
 
+use crate::device::{Device, Target};
 use crate::tree::DetachedTree;
-use device::Device;
 use superblock::{BLOCK_BYTES, Erofs, Verity};
 
 /// Why an image was not opened.
@@ -92,7 +93,8 @@ pub fn open(disk: &Path, root_hash: &[u8; 32]) -> Result<VerifiedImage, Error> {
     let verity = Verity::parse(&behind, erofs, bytes).map_err(superblock)?;
     drop(file);
 
-    let device = Device::create(metadata.rdev(), &verity, root_hash)
+    let label = hex::encode(root_hash.first_chunk::<8>().unwrap_or(&[0; 8]));
+    let device = Device::create(&label, &target(metadata.rdev(), &verity, root_hash))
         .map_err(|source| Error::Device { root_hash: hash(), source })?;
     let wrong = || Error::RootHash { disk: name(), root_hash: hash() };
     let mut verified = device.open().map_err(|source| Error::Device { root_hash: hash(), source })?;
@@ -115,6 +117,20 @@ fn block(file: &mut File, offset: u64) -> io::Result<[u8; BLOCK_BYTES as usize]>
     Ok(bytes)
 }
 
+/// The verity target over `disk` (its device number), for data and hashes alike. Source:
+/// Documentation/admin-guide/device-mapper/verity.rst.
+fn target(disk: u64, verity: &Verity, root_hash: &[u8; 32]) -> Target {
+    let (major, minor) = (rustix::fs::major(disk), rustix::fs::minor(disk));
+    let blocks = u64::from(verity.blocks);
+    let mut parameters =
+        format!("1 {major}:{minor} {major}:{minor} {BLOCK_BYTES} {BLOCK_BYTES} {blocks} {} sha256 ", blocks + 1);
+    let salt = if verity.salt.is_empty() { "-".to_owned() } else { hex::encode(&verity.salt) };
+    // Writing to a String cannot fail.
+    let _ = write!(parameters, "{} {salt}", hex::encode(root_hash));
+    let parameters = Zeroizing::new(parameters);
+    Target { kind: "verity", sectors: blocks * (BLOCK_BYTES / 512), read_only: true, parameters }
+}
+
 fn mount(device: &Device, hash: &str) -> io::Result<DetachedTree> {
     let context = fsopen("erofs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(context.as_fd(), "source", device.path())?;
@@ -131,6 +147,14 @@ fn mount(device: &Device, hash: &str) -> io::Result<DetachedTree> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_target_says_what_dm_verity_expects() {
+        let verity = Verity { blocks: 33_815, salt: vec![0xA9, 0xCA] };
+        let target = target(rustix::fs::makedev(254, 16), &verity, &[0x9E; 32]);
+        let expected = format!("1 254:16 254:16 4096 4096 33815 33816 sha256 {} a9ca", "9e".repeat(32));
+        assert_eq!((target.parameters.as_str(), target.sectors), (expected.as_str(), 33_815 * 8));
+    }
 
     #[test]
     fn what_is_no_disk_is_refused() {
