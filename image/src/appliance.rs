@@ -1,4 +1,4 @@
-//! The appliance's program: package `kiln-init`, one static executable.
+//! The appliance's program: package `kiln-init`, on a server `kiln-wire`; one static executable.
 //!
 //! Its bytes depend on the sources, `Cargo.lock`, the Rust toolchain, the C library and the TPM library, not on where any of them
 //! lies: every path that the compiler would write down is replaced. Source: rustc book, "Remap source paths".
@@ -11,14 +11,13 @@ use kiln_formats::digest::Sha256Digest;
 
 use crate::command::{CommandError, Tool};
 use crate::files::{self, FileError};
+use crate::flavour::Flavour;
 use crate::progress::phase;
 use crate::tss::Tss;
 use crate::workshop::Workshop;
 
 /// The platform: glibc, which links statically.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-/// The package, whose one binary has the same name.
-const PACKAGE: &str = "kiln-init";
 /// A cold build takes two minutes on two idle cores.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The variables that say where cargo, its toolchain and the network are; none of them changes the result.
@@ -58,22 +57,23 @@ pub struct Program {
     pub bytes: u64,
 }
 
-/// Builds the program; cargo knows what has changed.
+/// Builds a flavour's program; cargo knows what has changed.
 ///
 /// # Errors
 /// [`ApplianceError`] by cause.
-pub fn build(shop: &Workshop<'_>, tss: &Tss) -> Result<Program, ApplianceError> {
-    phase(shop.progress, "appliance program", || make(shop, tss).map(|program| (program, false)))
+pub fn build(shop: &Workshop<'_>, flavour: Flavour, tss: &Tss) -> Result<Program, ApplianceError> {
+    phase(shop.progress, "appliance program", || make(shop, flavour, tss).map(|program| (program, false)))
 }
 
-fn make(shop: &Workshop<'_>, tss: &Tss) -> Result<Program, ApplianceError> {
+fn make(shop: &Workshop<'_>, flavour: Flavour, tss: &Tss) -> Result<Program, ApplianceError> {
+    let package = flavour.package();
     let target = shop.checkout.path("target/appliance");
-    let cargo = cargo("cargo", shop).args(["build", "--locked", "--package", PACKAGE, "--profile", "appliance"]);
+    let cargo = cargo("cargo", shop).args(["build", "--locked", "--package", package, "--profile", "appliance"]);
     let cargo = cargo.args(["--target", TARGET]).env("CARGO_TARGET_DIR", &target).env("CARGO_INCREMENTAL", "0");
     let cargo = cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(shop, tss)?).env("CARGO_TERM_COLOR", "never");
     let cargo = tss.environment().into_iter().fold(cargo, |cargo, (name, value)| cargo.env(name, value));
     cargo.within(BUILD_TIMEOUT).run(shop.progress)?;
-    let path = target.join(TARGET).join("appliance").join(PACKAGE);
+    let path = target.join(TARGET).join("appliance").join(package);
     let headers = Tool::new("readelf").arg("--program-headers").arg("--wide").arg(&path).output(shop.progress)?;
     if headers.contains("INTERP") {
         return Err(ApplianceError::NotStatic { path });

@@ -11,6 +11,7 @@ use crate::appliance::{self, ApplianceError};
 use crate::apt::Fetched;
 use crate::disk::{self, DiskError};
 use crate::files::{self, FileError};
+use crate::flavour::Flavour;
 use crate::initrd::{self, InitrdError};
 use crate::inputs::{self, Input, InputsError};
 use crate::inventory::{Files, Inventory, InventoryError};
@@ -148,17 +149,17 @@ impl Published {
     }
 }
 
-/// Makes the image. What was made before from the same inputs is checked and taken from the cache.
+/// Makes a flavour's image. What was made before from the same inputs is checked and taken from the cache.
 ///
 /// # Errors
 /// [`BuildError`] by the part that failed.
-pub fn image(shop: &Workshop<'_>) -> Result<Image, BuildError> {
-    let kernel = kernel::build(shop)?;
+pub fn image(shop: &Workshop<'_>, flavour: Flavour) -> Result<Image, BuildError> {
+    let kernel = kernel::build(shop, flavour)?;
     let tss = tss::build(shop)?;
-    let program = appliance::build(shop, &tss)?;
+    let program = appliance::build(shop, flavour, &tss)?;
     let tools = ImageTools::fetch(shop)?;
     let initrd = initrd::build(shop, &tools, &program)?;
-    let uki = uki::build(shop, &tools, &kernel, &initrd)?;
+    let uki = uki::build(shop, flavour, &tools, &kernel, &initrd)?;
     let disk = disk::build(shop, &uki)?;
 
     let pcrs = reference::image_registers(&files::read(&uki)?)?;
@@ -171,10 +172,10 @@ pub fn image(shop: &Workshop<'_>) -> Result<Image, BuildError> {
         kernel: artifact(&kernel.image)?,
         initrd: artifact(&initrd)?,
         init: Artifact { path: program.path, bytes: program.bytes, sha256: program.sha256 },
-        cmdline: uki::command_line(shop)?,
+        cmdline: uki::command_line(shop, flavour)?,
         kernel_release: kernel.release.clone(),
         pinned: sources.iter().all(|source| source.pinned),
-        inputs: inputs::list(shop, &kernel, &sources)?,
+        inputs: inputs::list(shop, flavour, &kernel, &sources)?,
         sources,
         pcrs,
         parts,

@@ -1,10 +1,14 @@
-//! The boot disk: a GPT with one EFI system partition that holds the UKI where firmware looks for it.
+//! The boot disk: a GPT with an EFI system partition that holds the UKI where firmware looks for it; on a server's disk ([`Contents`])
+//! also its uplink, and behind it partitions with images and one for scratch.
 //!
 //! Bit-identical for one UKI: every identifier and time is fixed. Fixed identifiers are no harm on a disk that is only read.
 
 use std::fs;
-use std::io::{Seek as _, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::uplink::{ESP_NAME, SCRATCH_NAME, UPLINK_PATH};
 
 use crate::cache::Inputs;
 use crate::command::{CommandError, Tool};
@@ -15,22 +19,23 @@ use crate::workshop::Workshop;
 
 /// The disk's file.
 const DISK: &str = "disk.img";
-/// Bytes of the whole disk: the smallest round size whose partition can be FAT32, the one format that all firmware reads.
-const DISK_BYTES: u64 = 64 << 20;
-/// Where the partition begins: the alignment that partition tools use.
+/// Where the first partition begins, what all are aligned to, and what the second table at the end has: as partition tools do.
 pub(crate) const PARTITION_OFFSET_BYTES: u64 = 1 << 20;
-/// Bytes of the partition; the last MiB of the disk holds the second partition table.
-pub(crate) const PARTITION_BYTES: u64 = DISK_BYTES - 2 * PARTITION_OFFSET_BYTES;
+/// Bytes of the EFI system partition: the smallest round disk on which it can be FAT32, the one format that all firmware reads.
+pub(crate) const PARTITION_BYTES: u64 = (64 << 20) - 2 * PARTITION_OFFSET_BYTES;
+/// The most images on one disk: a table has room for 128 partitions, and a site has a handful.
+const IMAGES_MAX: usize = 16;
 /// Where firmware looks for what it starts. Source: UEFI 2.10, section 3.5.1.1.
 pub(crate) const UKI_PATH: &str = "EFI/BOOT/BOOTX64.EFI";
 /// Bytes of a sector.
 const SECTOR_BYTES: u64 = 512;
-/// Disk, partition and volume: "kiln" in ASCII and a number.
-const DISK_ID: &str = "6b696c6e-0000-4000-8002-000000000000";
-const PARTITION_ID: &str = "6b696c6e-0000-4000-8002-000000000001";
+/// Disk, partitions and volume: "kiln" in ASCII and a number. The disk is 0, partitions count from 1.
+const ID: &str = "6b696c6e-0000-4000-8002-00000000000";
 const VOLUME_ID: &str = "6b696c6e";
 /// What sfdisk calls the type of an EFI system partition. Source: sfdisk(8), "uefi".
 const ESP_TYPE: &str = "uefi";
+/// What it calls all others. Not "swap": other systems would use the scratch partition, unencrypted.
+const DATA_TYPE: &str = "linux";
 
 /// The disk could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +46,33 @@ pub enum DiskError {
     /// A disk tool failed.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// More images than one disk takes.
+    #[error("{count} images are more than the {IMAGES_MAX} that one disk takes")]
+    Images {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// What is on a disk beside the UKI.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Contents<'a> {
+    /// The uplink's bytes.
+    pub uplink: Option<&'a [u8]>,
+    /// Images that steps run on: root hash and file.
+    pub images: &'a [(Sha256Digest, PathBuf)],
+    /// Bytes of the scratch partition; none if 0.
+    pub scratch_bytes: u64,
+}
+
+/// A partition of a disk that is being made.
+struct Partition {
+    name: String,
+    kind: &'static str,
+    offset: u64,
+    bytes: u64,
+    /// What it holds; zeros without one.
+    content: Option<PathBuf>,
 }
 
 /// Makes the disk with `uki` on it, or takes it from the cache. Returns the file, sparse, 64 MiB long.
@@ -51,45 +83,84 @@ pub fn build(shop: &Workshop<'_>, uki: &Path) -> Result<PathBuf, DiskError> {
     phase(shop.progress, "boot disk", || {
         let tools = crate::packages::versions(shop.progress, &["dosfstools", "mtools", "fdisk"])?;
         let inputs = Inputs::of("disk", 2).file("uki", uki)?.text("tools", &tools);
-        let entry = shop.cache.entry("disk", inputs.key(), |dir| write(shop.progress, uki, dir).map(drop))?;
+        let entry = shop
+            .cache
+            .entry("disk", inputs.key(), |dir| write(shop.progress, uki, &Contents::default(), dir).map(drop))?;
         Ok((entry.path.join(DISK), entry.cached))
     })
 }
 
-/// Writes the disk with `uki` on it into the directory `dir`, past the cache: for a UKI that carries a site's signature. Returns
-/// the file.
+/// Writes a disk with `uki` and what else is on it into the directory `dir`, past the cache: for a UKI that carries a site's
+/// signature. Returns the file.
 ///
 /// # Errors
 /// [`DiskError`] by cause.
-pub fn write(progress: &dyn Progress, uki: &Path, dir: &Path) -> Result<PathBuf, DiskError> {
-    let (partition, disk) = (dir.join("esp"), dir.join(DISK));
-    sparse(&partition, PARTITION_BYTES)?;
+pub fn write(progress: &dyn Progress, uki: &Path, contents: &Contents<'_>, dir: &Path) -> Result<PathBuf, DiskError> {
+    let (esp, disk) = (dir.join("esp"), dir.join(DISK));
+    sparse(&esp, PARTITION_BYTES)?;
     Tool::new("mkfs.vfat")
         .args(["--invariant", "-F", "32", "-s", "1", "-S", "512", "-n", "KILN", "-i", VOLUME_ID])
-        .arg(&partition)
+        .arg(&esp)
         .run(progress)?;
-    let mtool = |program: &str| Tool::new(program).env("SOURCE_DATE_EPOCH", EPOCH).arg("-i").arg(&partition);
+    let mtool = |program: &str| Tool::new(program).env("SOURCE_DATE_EPOCH", EPOCH).arg("-i").arg(&esp);
     mtool("mmd").args(["::/EFI", "::/EFI/BOOT"]).run(progress)?;
     mtool("mcopy").arg(uki).arg(format!("::/{UKI_PATH}")).run(progress)?;
+    if let Some(bytes) = contents.uplink {
+        let uplink = dir.join("uplink");
+        files::write(&uplink, bytes)?;
+        mtool("mmd").arg("::/kiln").run(progress)?;
+        mtool("mcopy").arg(&uplink).arg(format!("::/{UPLINK_PATH}")).run(progress)?;
+        files::remove(&uplink)?;
+    }
 
-    sparse(&disk, DISK_BYTES)?;
+    let partitions = partitions(&esp, contents)?;
+    let last = partitions.last().map_or(0, |partition| partition.offset + partition.bytes);
+    sparse(&disk, last + PARTITION_OFFSET_BYTES)?;
     let script = dir.join("table");
-    files::write(&script, table().as_bytes())?;
+    files::write(&script, table(&partitions).as_bytes())?;
     let sfdisk = Tool::new("sh").args(["-c", "sfdisk --quiet --no-reread --no-tell-kernel \"$1\" <\"$2\"", "sh"]);
     sfdisk.arg(&disk).arg(&script).run(progress)?;
-    embed(&partition, &disk)?;
+    for Partition { content, offset, .. } in &partitions {
+        content.as_ref().map_or(Ok(()), |content| embed(content, &disk, *offset))?;
+    }
     files::remove(&script)?;
-    files::remove(&partition)?;
+    files::remove(&esp)?;
     Ok(disk)
 }
 
+/// The partitions, one behind the other.
+fn partitions(esp: &Path, contents: &Contents<'_>) -> Result<Vec<Partition>, DiskError> {
+    if contents.images.len() > IMAGES_MAX {
+        return Err(DiskError::Images { count: contents.images.len() });
+    }
+    let mut wanted = vec![(ESP_NAME.to_owned(), ESP_TYPE, PARTITION_BYTES, Some(esp.to_owned()))];
+    for (root_hash, path) in contents.images {
+        let bytes = fs::metadata(path).map_err(failed("read", path))?.len();
+        // The name by which the machine looks for it, as for a virtual disk's serial number.
+        wanted.push((root_hash.to_string().chars().take(20).collect(), DATA_TYPE, bytes, Some(path.clone())));
+    }
+    if contents.scratch_bytes > 0 {
+        wanted.push((SCRATCH_NAME.to_owned(), DATA_TYPE, contents.scratch_bytes, None));
+    }
+    let mut offset = PARTITION_OFFSET_BYTES;
+    let place = |(name, kind, bytes, content): (String, _, u64, _)| {
+        let partition =
+            Partition { name, kind, offset, bytes: bytes.next_multiple_of(PARTITION_OFFSET_BYTES), content };
+        offset += partition.bytes;
+        partition
+    };
+    Ok(wanted.into_iter().map(place).collect())
+}
+
 /// The partition table, as sfdisk reads it.
-fn table() -> String {
-    let (start, size) = (PARTITION_OFFSET_BYTES / SECTOR_BYTES, PARTITION_BYTES / SECTOR_BYTES);
-    format!(
-        "label: gpt\nlabel-id: {DISK_ID}\nfirst-lba: {start}\n\
-         start={start}, size={size}, type={ESP_TYPE}, uuid={PARTITION_ID}, name=\"kiln-esp\"\n"
-    )
+fn table(partitions: &[Partition]) -> String {
+    let first = PARTITION_OFFSET_BYTES / SECTOR_BYTES;
+    let mut table = format!("label: gpt\nlabel-id: {ID}0\nfirst-lba: {first}\n");
+    for (number, Partition { name, kind, offset, bytes, .. }) in (1..).zip(partitions) {
+        let (start, size) = (offset / SECTOR_BYTES, bytes / SECTOR_BYTES);
+        table.push_str(&format!("start={start}, size={size}, type={kind}, uuid={ID}{number:x}, name=\"{name}\"\n"));
+    }
+    table
 }
 
 fn sparse(path: &Path, bytes: u64) -> Result<(), FileError> {
@@ -97,19 +168,24 @@ fn sparse(path: &Path, bytes: u64) -> Result<(), FileError> {
     file.set_len(bytes).map_err(failed("set the length of", path))
 }
 
-/// Writes the partition into the disk, skipping blocks of zeros so that the disk stays sparse.
-fn embed(partition: &Path, disk: &Path) -> Result<(), FileError> {
+/// Writes a file into the disk, skipping blocks of zeros so that the disk stays sparse.
+fn embed(content: &Path, disk: &Path, offset: u64) -> Result<(), FileError> {
     const BLOCK_BYTES: usize = 1 << 16;
-    let bytes = files::read(partition)?;
+    let source = fs::File::open(content).map_err(failed("open", content))?;
     let mut file = fs::OpenOptions::new().write(true).open(disk).map_err(failed("open", disk))?;
-    for (index, block) in bytes.chunks(BLOCK_BYTES).enumerate() {
-        if block.iter().any(|byte| *byte != 0) {
-            let offset = PARTITION_OFFSET_BYTES + (index * BLOCK_BYTES) as u64;
-            file.seek(SeekFrom::Start(offset)).map_err(failed("write", disk))?;
-            std::io::Write::write_all(&mut file, block).map_err(failed("write", disk))?;
+    let (mut block, mut at) = (Vec::new(), offset);
+    loop {
+        block.clear();
+        let taken = (&source).take(BLOCK_BYTES as u64).read_to_end(&mut block);
+        if taken.map_err(failed("read", content))? == 0 {
+            return Ok(());
         }
+        if block.iter().any(|byte| *byte != 0) {
+            file.seek(SeekFrom::Start(at)).map_err(failed("write", disk))?;
+            file.write_all(&block).map_err(failed("write", disk))?;
+        }
+        at += block.len() as u64;
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -135,7 +211,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let uki = dir.path().join("kiln.efi");
         fs::write(&uki, b"MZ and so on").unwrap();
-        let disk = write(&Silent, &uki, dir.path()).unwrap();
+        let disk = write(&Silent, &uki, &Contents::default(), dir.path()).unwrap();
         let bytes = fs::read(&disk).unwrap();
         assert_eq!(bytes[FIRST_ENTRY_OFFSET..FIRST_ENTRY_OFFSET + 16], ESP_TYPE_BYTES);
         let listed = said("sfdisk", &["--list", "--output", "Start,Size,Type"], &disk);
@@ -145,6 +221,32 @@ mod tests {
         assert!(probed.contains("TYPE=vfat") && probed.contains("LABEL=KILN"), "{probed}");
         let again = dir.path().join("again");
         fs::create_dir(&again).unwrap();
-        assert_eq!(bytes, fs::read(write(&Silent, &uki, &again).unwrap()).unwrap());
+        assert_eq!(bytes, fs::read(write(&Silent, &uki, &Contents::default(), &again).unwrap()).unwrap());
+    }
+
+    #[test]
+    fn a_servers_disk_has_all_its_partitions_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (uki, image) = (dir.path().join("kiln.efi"), dir.path().join("image"));
+        fs::write(&uki, b"MZ and so on").unwrap();
+        fs::write(&image, vec![7; (1 << 20) + 1]).unwrap();
+        let root_hash = Sha256Digest::of(b"image");
+        let images = [(root_hash, image)];
+        let contents = Contents { uplink: Some(b"{}"), images: &images, scratch_bytes: 3 << 20 };
+        let disk = write(&Silent, &uki, &contents, dir.path()).unwrap();
+        let listed = said("sfdisk", &["--json"], &disk);
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let parts = listed["partitiontable"]["partitions"].as_array().unwrap().iter();
+        let parts: Vec<_> =
+            parts.map(|it| (it["name"].as_str().unwrap(), it["size"].as_u64().unwrap() / 2048)).collect();
+        let name = &root_hash.to_string()[..20];
+        assert_eq!(parts, [(ESP_NAME, 62), (name, 2), (SCRATCH_NAME, 3)]);
+        let bytes = fs::read(&disk).unwrap();
+        assert!(bytes[63 << 20..(64 << 20) + 1].iter().all(|byte| *byte == 7) && bytes[(64 << 20) + 1] == 0);
+        let listed = said("mdir", &["-b", "-i"], Path::new(&format!("{}@@1M", disk.display())));
+        assert!(listed.contains("::/kiln"), "{listed}");
+        let too_many: Vec<_> = (0..17).map(|_| images[0].clone()).collect();
+        let contents = Contents { images: &too_many, ..contents };
+        assert!(matches!(write(&Silent, &uki, &contents, dir.path()), Err(DiskError::Images { count: 17 })));
     }
 }

@@ -13,15 +13,17 @@ use crate::appliance;
 use crate::apt::Fetched;
 use crate::command::{CommandError, Tool};
 use crate::files::{self, FileError};
+use crate::flavour::Flavour;
 use crate::kernel::{self, Kernel};
 use crate::packages;
 use crate::workshop::Workshop;
 
 /// Files of the checkout that decide what the image is, beside the kernel's fragments and the program's source.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "Cargo.lock",
     "Cargo.toml",
     "image/cmdline",
+    "image/cmdline-metal",
     "image/mkosi.conf",
     "image/mkosi.skeleton/usr/lib/os-release",
     "image/source.lock",
@@ -45,8 +47,6 @@ const PROGRAMS: [&str; 13] = [
     "mtools",
     "zstd",
 ];
-/// The package whose crates are the appliance's.
-const APPLIANCE: &str = "kiln-init";
 
 /// What kind of thing went in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -113,7 +113,12 @@ struct LockedCrate {
 ///
 /// # Errors
 /// [`InputsError`] by cause.
-pub fn list(shop: &Workshop<'_>, kernel: &Kernel, sources: &[Fetched]) -> Result<Vec<Input>, InputsError> {
+pub fn list(
+    shop: &Workshop<'_>,
+    flavour: Flavour,
+    kernel: &Kernel,
+    sources: &[Fetched],
+) -> Result<Vec<Input>, InputsError> {
     let input = |kind, name: &str, version: Option<&str>, sha256| Input {
         kind,
         name: name.to_owned(),
@@ -135,7 +140,7 @@ pub fn list(shop: &Workshop<'_>, kernel: &Kernel, sources: &[Fetched]) -> Result
     let (config, _) = files::digest(&kernel.config)?;
     inputs.push(input(InputKind::File, "the kernel's configuration (.config)", Some(&kernel.release), Some(config)));
     let lock: CargoLock = toml::from_str(&files::read_text(&shop.checkout.path("Cargo.lock"))?)?;
-    for linked in reachable(&lock) {
+    for linked in reachable(&lock, flavour.package()) {
         inputs.push(input(InputKind::Crate, &linked.name, Some(&linked.version), linked.checksum));
     }
     let installed = packages::versions(shop.progress, &PROGRAMS)?;
@@ -153,7 +158,7 @@ pub fn list(shop: &Workshop<'_>, kernel: &Kernel, sources: &[Fetched]) -> Result
 }
 
 /// The crates of others that the appliance may link, by the lock's own edges.
-fn reachable(lock: &CargoLock) -> Vec<&LockedCrate> {
+fn reachable<'a>(lock: &'a CargoLock, appliance: &str) -> Vec<&'a LockedCrate> {
     let named = |edge: &str| {
         let mut words = edge.split(' ');
         let (name, version) = (words.next(), words.next());
@@ -162,7 +167,7 @@ fn reachable(lock: &CargoLock) -> Vec<&LockedCrate> {
         };
         lock.package.iter().filter(is).collect::<Vec<_>>()
     };
-    let mut waiting: Vec<&LockedCrate> = named(APPLIANCE);
+    let mut waiting: Vec<&LockedCrate> = named(appliance);
     let mut seen: BTreeMap<(&str, &str), &LockedCrate> = BTreeMap::new();
     while let Some(package) = waiting.pop() {
         if seen.insert((&package.name, &package.version), package).is_none() {
@@ -189,12 +194,18 @@ mod tests {
     fn the_appliances_crates_are_found_by_the_locks_edges() {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
         let lock: CargoLock = toml::from_str(&std::fs::read_to_string(root).unwrap()).unwrap();
-        let crates: BTreeSet<&str> = reachable(&lock).iter().map(|package| package.name.as_str()).collect();
+        let of = |flavour: Flavour| -> BTreeSet<&str> {
+            reachable(&lock, flavour.package()).iter().map(|package| package.name.as_str()).collect()
+        };
+        let crates = of(Flavour::Vm);
         for linked in ["tss-esapi", "sha2", "serde", "landlock", "tokio"] {
             assert!(crates.contains(linked), "{linked} is not there");
         }
         for other in ["clap", "miette", "object", "kiln-init"] {
             assert!(!crates.contains(other), "{other} is there");
+        }
+        for networks in ["smoltcp", "rustls"] {
+            assert!(of(Flavour::Metal).contains(networks) && !crates.contains(networks), "{networks}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The kernel: Debian's source, our fragments, nothing else.
 //!
-//! A [`Kernel`] has every option of every fragment and none that `absent.config` names: the build stops where Kconfig silently
-//! dropped one, and where one came in by selection. Its bytes depend on the source, the fragments and the compiler, not on
+//! A [`Kernel`] has every option of every fragment and none that `absent.config` names and no fragment does: the build stops where
+//! Kconfig silently dropped one, and where one came in by selection. Its bytes depend on the source, the fragments and the compiler, not on
 //! clock, path, user or host. Source: Documentation/kbuild/reproducible-builds.rst.
 
 use std::path::{Path, PathBuf};
@@ -13,14 +13,11 @@ use crate::apt::{AptError, Fetched};
 use crate::cache::{Entry, Inputs};
 use crate::command::{CommandError, Tool};
 use crate::files::{self, FileError};
+use crate::flavour::Flavour;
 use crate::lock::{self, LockError};
 use crate::progress::phase;
 use crate::workshop::Workshop;
 
-/// The fragments, in the order in which they are read.
-const FRAGMENTS: [&str; 7] = ["base", "boot", "virtio", "tpm", "sandbox", "verity", "hardening"];
-/// The largest kernel image: what firmware loads and measures on every boot.
-pub const KERNEL_BYTES_MAX: u64 = 4_718_592;
 /// A build takes ten minutes on two idle cores; a slow and busy machine gets twelve times that.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(7200);
 /// What the kernel says of when, by whom and where it was built.
@@ -84,18 +81,20 @@ pub struct Kernel {
 /// Where the checkout has the fragments of its configuration.
 pub(crate) const CONFIGURATION: &str = "kernel-config";
 
-/// The text of the fragments, and of what must be off.
+/// What the configuration must say: lines of fragments, and names of options that must be off.
 struct Wanted {
-    fragments: Vec<(&'static str, String)>,
-    absent: String,
+    /// `CONFIG_X=y`, each with the fragment that it is from. No option twice.
+    options: Vec<(&'static str, String)>,
+    /// `CONFIG_X`, none of them in a fragment.
+    absent: Vec<String>,
 }
 
-/// Makes the kernel, or takes it from the cache.
+/// Makes the kernel of a flavour, or takes it from the cache.
 ///
 /// # Errors
 /// [`KernelError`] by cause.
-pub fn build(shop: &Workshop<'_>) -> Result<Kernel, KernelError> {
-    let wanted = Wanted::read(shop)?;
+pub fn build(shop: &Workshop<'_>, flavour: Flavour) -> Result<Kernel, KernelError> {
+    let wanted = Wanted::read(shop, flavour)?;
     let pin = source_pin(shop)?;
     let source = phase(shop.progress, "kernel source", || {
         let source = shop.archive.fetch(&pin)?;
@@ -104,7 +103,7 @@ pub fn build(shop: &Workshop<'_>) -> Result<Kernel, KernelError> {
     })?;
     let key = key(shop, &wanted, &source)?;
     let entry = phase(shop.progress, "kernel", || {
-        let entry = shop.cache.entry("kernel", key, |dir| make(shop, &wanted, &source, dir))?;
+        let entry = shop.cache.entry("kernel", key, |dir| make(shop, flavour, &wanted, &source, dir))?;
         let cached = entry.cached;
         Ok::<_, KernelError>((entry, cached))
     })?;
@@ -131,7 +130,13 @@ fn key(shop: &Workshop<'_>, wanted: &Wanted, source: &Fetched) -> Result<Sha256D
     Ok(IDENTITY.into_iter().fold(inputs, |inputs, (name, value)| inputs.text(name, value)).key())
 }
 
-fn make(shop: &Workshop<'_>, wanted: &Wanted, source: &Fetched, dir: &Path) -> Result<(), KernelError> {
+fn make(
+    shop: &Workshop<'_>,
+    flavour: Flavour,
+    wanted: &Wanted,
+    source: &Fetched,
+    dir: &Path,
+) -> Result<(), KernelError> {
     let tree = unpack(shop, source, dir)?;
     let all = dir.join("all.config");
     files::write(&all, wanted.joined().as_bytes())?;
@@ -146,10 +151,8 @@ fn make(shop: &Workshop<'_>, wanted: &Wanted, source: &Fetched, dir: &Path) -> R
     files::remove(&dir.join("unpacked"))?;
     files::remove(&all)?;
     let (_, bytes) = files::digest(&image)?;
-    if bytes > KERNEL_BYTES_MAX {
-        return Err(KernelError::TooLarge { bytes, bytes_max: KERNEL_BYTES_MAX });
-    }
-    Ok(())
+    let bytes_max = flavour.kernel_bytes_max();
+    if bytes > bytes_max { Err(KernelError::TooLarge { bytes, bytes_max }) } else { Ok(()) }
 }
 
 /// `make` in the source tree, with the identity that we give to every kernel.
@@ -172,35 +175,53 @@ fn unpack(shop: &Workshop<'_>, source: &Fetched, dir: &Path) -> Result<PathBuf, 
 }
 
 impl Wanted {
-    fn read(shop: &Workshop<'_>) -> Result<Self, FileError> {
-        let text = |name: &str| files::read_text(&shop.checkout.path(&format!("kernel-config/{name}.config")));
-        let fragments = FRAGMENTS.into_iter().map(|name| Ok((name, text(name)?))).collect::<Result<_, FileError>>()?;
-        Ok(Self { fragments, absent: text("absent")? })
+    fn read(shop: &Workshop<'_>, flavour: Flavour) -> Result<Self, FileError> {
+        let text = |name: &str| files::read_text(&shop.checkout.path(&format!("{CONFIGURATION}/{name}.config")));
+        let fragments = flavour.fragments().iter().map(|name| Ok((*name, text(name)?)));
+        Ok(Self::of(&fragments.collect::<Result<Vec<_>, FileError>>()?, &text("absent")?))
+    }
+
+    /// Of two lines for one option the later counts; what a fragment names is not absent.
+    fn of(fragments: &[(&'static str, String)], absent: &str) -> Self {
+        let lines = fragments.iter().flat_map(|(name, text)| text.lines().map(|line| (*name, line)));
+        let options: Vec<_> = lines.filter_map(|(name, line)| Some((name, named_option(line)?, line))).collect();
+        let counts = |at: &usize, option: &str| !options.iter().skip(at + 1).any(|(_, later, _)| *later == option);
+        let wanted = options.iter().enumerate().filter(|(at, (_, option, _))| counts(at, option));
+        let named = |option: &&str| options.iter().any(|(_, other, _)| other == option);
+        Self {
+            options: wanted.map(|(_, (name, _, line))| (*name, (*line).to_owned())).collect(),
+            absent: absent
+                .lines()
+                .filter_map(absent_option)
+                .filter(|option| !named(option))
+                .map(str::to_owned)
+                .collect(),
+        }
     }
 
     /// Everything that Kconfig is told, without the reasons: rewording one builds no kernel.
     fn joined(&self) -> String {
-        let texts = self.fragments.iter().map(|(_, text)| text).chain([&self.absent]);
-        let lines = texts.flat_map(|text| text.lines());
-        let options = lines.filter(|line| line.starts_with("CONFIG_") || absent_option(line).is_some());
-        options.map(|option| format!("{option}\n")).collect()
+        let options = self.options.iter().map(|(_, line)| format!("{line}\n"));
+        options.chain(self.absent.iter().map(|option| format!("# {option} is not set\n"))).collect()
     }
 
     /// Checks the final configuration against the fragments.
     fn check(&self, config: &str) -> Result<(), KernelError> {
         let lines: std::collections::BTreeSet<&str> = config.lines().collect();
-        let mut differences = Vec::new();
-        for (name, text) in &self.fragments {
-            let options = text.lines().filter(|line| line.starts_with("CONFIG_"));
-            let missing = options.filter(|option| !lines.contains(option));
-            differences.extend(missing.map(|option| format!("{name}.config: {option} is not in the result")));
-        }
-        for option in self.absent.lines().filter_map(absent_option) {
+        let missing = self.options.iter().filter(|(_, line)| !lines.contains(line.as_str()));
+        let mut differences: Vec<String> =
+            missing.map(|(name, line)| format!("{name}.config: {line} is not in the result")).collect();
+        for option in &self.absent {
             let on = lines.iter().find(|line| line.split_once('=').is_some_and(|(name, _)| name == option));
             differences.extend(on.map(|line| format!("absent.config: the result has {line}")));
         }
         if differences.is_empty() { Ok(()) } else { Err(KernelError::Configuration { differences }) }
     }
+}
+
+/// The option in a line `CONFIG_X=y`.
+fn named_option(line: &str) -> Option<&str> {
+    line.split_once('=').map(|(name, _)| name).filter(|name| name.starts_with("CONFIG_"))
 }
 
 /// The option in a line `# CONFIG_X is not set`.
@@ -213,8 +234,8 @@ mod tests {
     use super::*;
 
     fn wanted() -> Wanted {
-        let fragments = vec![("base", "# why\nCONFIG_A=y\nCONFIG_B=\"x\"\n".to_owned())];
-        Wanted { fragments, absent: "# why\n# CONFIG_IO_URING is not set\n".into() }
+        let fragments = [("base", "# why\nCONFIG_A=y\nCONFIG_B=\"x\"\n".to_owned())];
+        Wanted::of(&fragments, "# why\n# CONFIG_IO_URING is not set\n")
     }
 
     #[test]
@@ -237,19 +258,41 @@ mod tests {
     }
 
     #[test]
+    fn the_later_line_counts_and_what_a_fragment_names_is_not_absent() {
+        let fragments = [("base", "CONFIG_A=1\nCONFIG_B=y\n".to_owned()), ("metal", "CONFIG_A=2\n".to_owned())];
+        let wanted = Wanted::of(&fragments, "# CONFIG_B is not set\n# CONFIG_C is not set\n");
+        assert_eq!(wanted.joined(), "CONFIG_B=y\nCONFIG_A=2\n# CONFIG_C is not set\n");
+        wanted.check("CONFIG_A=2\nCONFIG_B=y\n").unwrap();
+        assert!(wanted.check("CONFIG_A=1\nCONFIG_B=y\n").is_err());
+    }
+
+    /// What a server's kernel has and a virtual machine's must not have; and nothing else of what must be off is on in it.
+    const METAL_ALONE: [&str; 8] = [
+        "CONFIG_FW_LOADER",
+        "CONFIG_VT",
+        "CONFIG_SWAP",
+        "CONFIG_NETDEVICES",
+        "CONFIG_PACKET",
+        "CONFIG_USB_SUPPORT",
+        "CONFIG_INPUT",
+        "CONFIG_FB",
+    ];
+
+    #[test]
     fn every_fragment_gives_reasons_and_none_contradicts_absent() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel-config");
         let absent = files::read_text(&dir.join("absent.config")).unwrap();
-        assert!(absent.lines().filter_map(absent_option).count() > 30);
-        for name in FRAGMENTS {
+        let absent: Vec<_> = absent.lines().filter_map(absent_option).collect();
+        assert!(absent.len() > 30);
+        for name in Flavour::Metal.fragments() {
             let text = files::read_text(&dir.join(format!("{name}.config"))).unwrap();
-            for line in text.lines().filter(|line| line.starts_with("CONFIG_")) {
-                let option = line.split_once('=').unwrap().0;
-                assert!(!absent.lines().filter_map(absent_option).any(|off| off == option), "{name}: {option}");
-            }
+            let on = |option: &&&str| text.lines().any(|line| named_option(line) == Some(option));
+            let found: Vec<&str> = absent.iter().filter(on).copied().collect();
+            assert_eq!(found, if *name == "metal" { METAL_ALONE.to_vec() } else { Vec::new() }, "{name}");
             for group in text.split("\n\n") {
                 assert!(group.starts_with("# "), "{name}: a group without a reason:\n{group}");
             }
         }
+        assert!(!Flavour::Vm.fragments().contains(&"metal"));
     }
 }

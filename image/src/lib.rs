@@ -23,6 +23,7 @@ pub mod upstream;
 pub mod appliance;
 pub mod build;
 pub mod disk;
+pub mod flavour;
 pub mod initrd;
 pub mod kernel;
 pub mod tools;

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use crate::cache::Inputs;
 use crate::command::CommandError;
 use crate::files::{self, FileError};
+use crate::flavour::Flavour;
 use crate::kernel::Kernel;
 use crate::progress::phase;
 use crate::tools::ImageTools;
 use crate::workshop::Workshop;
 
-/// The largest UKI: what firmware loads from a slow disk and hashes on every boot.
-pub const UKI_BYTES_MAX: u64 = 8 << 20;
 /// 2026-01-01 00:00:00 UTC, as in `mkosi.conf`.
 pub(crate) const EPOCH: &str = "1767225600";
 /// The file that names the image.
@@ -38,21 +37,27 @@ pub enum UkiError {
     },
 }
 
-/// The kernel's command line in the image: `image/cmdline`, without its line end.
+/// The kernel's command line in a flavour's image, without its line end.
 ///
 /// # Errors
 /// [`FileError`] if it cannot be read.
-pub fn command_line(shop: &Workshop<'_>) -> Result<String, FileError> {
-    files::read_text(&shop.checkout.path("image/cmdline")).map(|text| text.trim().to_owned())
+pub fn command_line(shop: &Workshop<'_>, flavour: Flavour) -> Result<String, FileError> {
+    files::read_text(&shop.checkout.path(flavour.cmdline())).map(|text| text.trim().to_owned())
 }
 
 /// Joins kernel and initrd, or takes the UKI from the cache. Returns the file.
 ///
 /// # Errors
 /// [`UkiError`] by cause.
-pub fn build(shop: &Workshop<'_>, tools: &ImageTools, kernel: &Kernel, initrd: &Path) -> Result<PathBuf, UkiError> {
+pub fn build(
+    shop: &Workshop<'_>,
+    flavour: Flavour,
+    tools: &ImageTools,
+    kernel: &Kernel,
+    initrd: &Path,
+) -> Result<PathBuf, UkiError> {
     phase(shop.progress, "UKI", || {
-        let cmdline = command_line(shop)?;
+        let cmdline = command_line(shop, flavour)?;
         let inputs = tools.inputs(Inputs::of("uki", 1)).text("cmdline", &cmdline).text("release", &kernel.release);
         let inputs = inputs.file("kernel", &kernel.image)?.file("initrd", initrd)?;
         let key = inputs.file("os-release", &shop.checkout.path(OS_RELEASE))?.key();
@@ -65,10 +70,8 @@ pub fn build(shop: &Workshop<'_>, tools: &ImageTools, kernel: &Kernel, initrd: &
                 ukify.arg_path("--os-release=@", &shop.checkout.path(OS_RELEASE)).arg_path("--stub=", &tools.stub());
             ukify.arg_path("--output=", &output).run(shop.progress)?;
             let (_, bytes) = files::digest(&output)?;
-            if bytes > UKI_BYTES_MAX {
-                return Err(UkiError::TooLarge { bytes, bytes_max: UKI_BYTES_MAX });
-            }
-            Ok(())
+            let bytes_max = flavour.uki_bytes_max();
+            if bytes > bytes_max { Err(UkiError::TooLarge { bytes, bytes_max }) } else { Ok(()) }
         })?;
         Ok((entry.path.join("kiln.efi"), entry.cached))
     })

@@ -9,6 +9,7 @@ mod doctor;
 mod keygen;
 mod lint;
 mod logs;
+mod metal;
 mod reference;
 mod run;
 mod secure_boot;
@@ -63,6 +64,7 @@ enum Command {
     Reference(reference::ReferenceCommand),
     Trust(trust::TrustCommand),
     SecureBoot(secure_boot::SecureBootCommand),
+    Metal(metal::Metal),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
     Test(test::Test),
@@ -91,6 +93,7 @@ impl Kiln {
             Command::Reference(reference) => reference.run(),
             Command::Trust(trust) => trust.run(),
             Command::SecureBoot(command) => command.run(screen),
+            Command::Metal(metal) => metal.run(screen),
             Command::Doctor(doctor) => doctor.run(screen),
             Command::Demo(demo) => demo.run(screen),
             Command::Test(test) => test.run(screen),

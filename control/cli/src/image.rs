@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use kiln_attestor::site::Site;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::reference::{PcrReference, Reference};
+use kiln_image::flavour::Flavour;
 use kiln_image::pe::Pe;
 use kiln_image::progress::Progress as _;
 use kiln_image::workshop::Workshop;
@@ -77,7 +78,8 @@ impl Image {
             Some(path) => serde_json::from_slice(&document::read(path, DESCRIPTION_BYTES_MAX)?)
                 .map_err(|source| Problem::Json { path: path.to_owned(), source })
                 .or_exit(Exit::Usage),
-            None => in_workshop(screen, |shop| build::image(shop).or_exit(Exit::Infrastructure)).map(Self::from),
+            None => in_workshop(screen, |shop| build::image(shop, Flavour::Vm).or_exit(Exit::Infrastructure))
+                .map(Self::from),
         }
     }
 

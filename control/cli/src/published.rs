@@ -47,7 +47,7 @@ pub(crate) fn read(path: &Path, publisher: Option<&Path>, site: Option<&Path>) -
     let mut reference = read_signed(path, publisher)?;
     if let Some(site) = site {
         for machine in &mut reference.machines {
-            let boot = boot_reference(site, &machine.builder_id, reference.init_sha256).or_exit(Exit::Usage)?;
+            let boot = boot_reference(site, &machine.builder_id, reference.init_sha256, None).or_exit(Exit::Usage)?;
             machine.pcrs.insert(PcrIndex::RUNTIME.get().to_string(), boot);
         }
     }

@@ -14,9 +14,10 @@ use kiln_formats::pcr::{Bank, PcrIndex};
 use kiln_formats::prediction::{MachineDescription, SecureBoot};
 use kiln_formats::reference::{MachineReference, Reference};
 use kiln_formats::timestamp::Timestamp;
+use kiln_image::disk::{self, Contents};
+use kiln_image::progress::Progress;
 use kiln_image::reference::{self, Variables};
 use kiln_image::secure_boot::{self, Database, Keys, Variable};
-use kiln_image::{disk, progress::Progress};
 use kiln_qemu::Tools;
 
 use crate::exit::{Exit, OrExit as _, Problem, Result};
@@ -48,25 +49,48 @@ impl Signed {
     /// Signs `uki` with the site's db key and makes the directory `out` of all of it.
     pub(crate) fn create(site: &Path, uki: &Path, out: &Path, progress: &dyn Progress) -> Result<Self> {
         let output = Output::begin(out)?;
-        let made = Self::make(site, uki, output.path(), progress)?;
+        let made = Self::make(site, uki, &Contents::default(), output.path(), progress)?;
         Ok(Self { directory: output.release()?, ..made })
     }
 
     /// Signs `uki` with the site's db key and writes all of it into `directory`, which must be there and empty.
-    pub(crate) fn make(site: &Path, uki: &Path, directory: &Path, progress: &dyn Progress) -> Result<Self> {
+    pub(crate) fn make(
+        site: &Path,
+        uki: &Path,
+        contents: &Contents<'_>,
+        directory: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let keys = keys(site)?;
         // The programs that sign and write do not run where we run.
         let directory = &directory.canonicalize().or_exit(Exit::Usage)?;
         let databases = keys.databases().or_exit(Exit::Usage)?;
         let signed = directory.join(UKI);
         let authenticode = secure_boot::sign(&keys, uki, &signed, progress).or_exit(Exit::Usage)?;
-        disk::write(progress, &signed, directory).or_exit(Exit::Infrastructure)?;
+        disk::write(progress, &signed, contents, directory).or_exit(Exit::Infrastructure)?;
         fs::write(directory.join(VARIABLES), variables(&databases)?).or_exit(Exit::Infrastructure)?;
         Ok(Self { directory: directory.clone(), authenticode, databases })
     }
 
-    /// Adds to the site's reference values of an image what this signed form of it must yield: PCR 4, 7, 9, 11 and 15.
+    /// Adds to the site's reference values of an image what this signed form of it must yield.
     pub(crate) fn reference(&self, site: &Site, mut reference: Reference) -> Result<Reference> {
+        let machine = self.machine(site, BUILDER_SECURE_BOOT, reference.init_sha256, None)?;
+        if !reference.machines.contains(&machine) {
+            reference.machines.retain(|known| known.builder_id != machine.builder_id);
+            reference.machines.push(machine);
+            site.add_reference(&reference).or_exit(Exit::Infrastructure)?;
+        }
+        Ok(reference)
+    }
+
+    /// What a machine that starts this signed image must yield: PCR 4, 7, 9, 11 and 15.
+    pub(crate) fn machine(
+        &self,
+        site: &Site,
+        builder_id: &str,
+        init_sha256: Sha256Digest,
+        uplink: Option<Sha256Digest>,
+    ) -> Result<MachineReference> {
         let contents = |name: &str| {
             let found = self.databases.iter().find(|(variable, _)| variable.name() == name);
             found.map(|(_, database)| database.to_bytes()).unwrap_or_default()
@@ -80,16 +104,9 @@ impl Signed {
         let predicted = reference::predict(&read_uki(&self.uki())?, &machine, &variables).or_exit(Exit::Usage)?;
         let mut pcrs = predicted.sha256().or_exit(Exit::Infrastructure)?;
         pcrs.retain(|register, _| REGISTERS.contains(&register.as_str()));
-        let boot = boot_reference(site.directory(), BUILDER_SECURE_BOOT, reference.init_sha256);
+        let boot = boot_reference(site.directory(), builder_id, init_sha256, uplink);
         pcrs.insert(PcrIndex::RUNTIME.get().to_string(), boot.or_exit(Exit::Infrastructure)?);
-
-        let machine = MachineReference { builder_id: BUILDER_SECURE_BOOT.to_owned(), pcrs };
-        if !reference.machines.contains(&machine) {
-            reference.machines.retain(|known| known.builder_id != machine.builder_id);
-            reference.machines.push(machine);
-            site.add_reference(&reference).or_exit(Exit::Infrastructure)?;
-        }
-        Ok(reference)
+        Ok(MachineReference { builder_id: builder_id.to_owned(), pcrs })
     }
 
     /// The signed UKI.

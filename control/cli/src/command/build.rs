@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use kiln_image::flavour::Flavour;
 use kiln_image::{appliance, build, kernel, toolchain, tss};
 use serde::Serialize;
 use serde_json::json;
@@ -19,17 +20,38 @@ Examples:
   kiln build image --json > image.json
   kiln build image --check published/image.json
   kiln build toolchain
-  kiln build kernel")]
+  kiln build kernel
+  kiln build image --flavour metal")]
 pub(crate) struct Build {
     /// What to make
     #[arg(value_enum, default_value = "image")]
     part: Part,
+    /// For which kind of machine: image and kernel differ
+    #[arg(long, value_enum, default_value = "vm")]
+    flavour: Kind,
     /// Print paths, sizes and digests as JSON
     #[arg(long)]
     json: bool,
     /// Compare with a published image (what --json printed, or the directory that holds it as image.json), and say what differs
     #[arg(long, value_name = "FILE|DIR")]
     check: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// A disposable virtual machine: no driver for any network card
+    Vm,
+    /// A server that boots from its own disk
+    Metal,
+}
+
+impl From<Kind> for Flavour {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Vm => Self::Vm,
+            Kind::Metal => Self::Metal,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -54,7 +76,7 @@ impl Build {
         image::in_workshop(screen, |shop| match self.part {
             Part::Image => {
                 let published = self.check.as_deref().map(compared::read).transpose()?;
-                let made = build::image(shop).or_exit(Exit::Infrastructure)?;
+                let made = build::image(shop, self.flavour.into()).or_exit(Exit::Infrastructure)?;
                 if let Some(published) = published {
                     let compared = published.compare(&made)?;
                     let exit = compared.exit();
@@ -66,7 +88,7 @@ impl Build {
                 self.tell(&made, &lines.join("\n"))
             }
             Part::Kernel => {
-                let made = kernel::build(shop).or_exit(Exit::Infrastructure)?;
+                let made = kernel::build(shop, self.flavour.into()).or_exit(Exit::Infrastructure)?;
                 let text = format!("kernel {}  {}", made.release, made.image.display());
                 self.tell(&json!({ "release": made.release, "path": made.image }), &text)
             }
@@ -76,7 +98,7 @@ impl Build {
             }
             Part::Appliance => {
                 let tss = tss::build(shop).or_exit(Exit::Infrastructure)?;
-                let made = appliance::build(shop, &tss).or_exit(Exit::Infrastructure)?;
+                let made = appliance::build(shop, self.flavour.into(), &tss).or_exit(Exit::Infrastructure)?;
                 let value = json!({ "path": made.path, "bytes": made.bytes, "sha256": made.sha256 });
                 self.tell(&value, &line("init", &made.sha256, made.bytes, &made.path))
             }

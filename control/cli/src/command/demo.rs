@@ -9,6 +9,7 @@ use kiln_attestor::Offer;
 use kiln_attestor::site::{Names, PROFILES, Site};
 use kiln_formats::manifest::path as in_bundle;
 use kiln_formats::names::Name;
+use kiln_image::flavour::Flavour;
 use kiln_image::toolchain::ToolchainImage;
 use kiln_image::{build, toolchain, upstream};
 
@@ -65,7 +66,7 @@ impl Demo {
         Output::check(&out)?;
         let materials = image::in_workshop(screen, |shop| {
             Ok(Materials {
-                image: build::image(shop).or_exit(Exit::Infrastructure)?.into(),
+                image: build::image(shop, Flavour::Vm).or_exit(Exit::Infrastructure)?.into(),
                 toolchain: toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?,
                 source: upstream::zlib(shop).or_exit(Exit::Infrastructure)?,
             })

@@ -12,6 +12,7 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::link::JOB_BYTES_MAX;
 use kiln_formats::names::Name;
 use kiln_formats::reference::REFERENCE_BYTES_MAX;
+use kiln_image::disk::Contents;
 use kiln_image::toolchain;
 use kiln_qemu::{Disk, Serial};
 use tempfile::TempDir;
@@ -30,7 +31,7 @@ pub(crate) const MEMORY_MIB: u32 = 2048;
 /// How long a build may take, in seconds, if nothing else is said.
 pub(crate) const DEADLINE_S: u32 = 3600;
 /// The toolchain image that is made if a job names it and nobody brought it along.
-const TOOLCHAIN: &str = "c";
+pub(super) const TOOLCHAIN: &str = "c";
 
 /// Run one job on one machine, which exists for nothing else, and verify what it leaves.
 ///
@@ -106,7 +107,8 @@ impl MachineArguments {
             (true, BootMode::Direct) => Err(Problem::NoFirmware).or_exit(Exit::Usage),
             (true, BootMode::Firmware) => {
                 let directory = tempfile::tempdir().or_exit(Exit::Infrastructure)?;
-                let signed = Signed::make(site.directory(), &image.uki.path, directory.path(), screen)?;
+                let signed =
+                    Signed::make(site.directory(), &image.uki.path, &Contents::default(), directory.path(), screen)?;
                 Ok(Some((signed, directory)))
             }
         }

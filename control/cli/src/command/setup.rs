@@ -1,6 +1,7 @@
 //! `kiln setup`: makes this host ready.
 
 use clap::Args;
+use kiln_image::flavour::Flavour;
 use kiln_image::{build, packages, toolchain};
 use serde::Serialize;
 
@@ -39,7 +40,7 @@ impl Setup {
             return Ok(Exit::Done);
         }
         let made = image::in_workshop(screen, |shop| {
-            let image = build::image(shop).or_exit(Exit::Infrastructure)?;
+            let image = build::image(shop, Flavour::Vm).or_exit(Exit::Infrastructure)?;
             let toolchain = toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?;
             Ok(Made { image, toolchain })
         })?;

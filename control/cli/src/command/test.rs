@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use clap::Args;
+use kiln_image::flavour::Flavour;
 use kiln_image::progress::Progress as _;
 use kiln_image::tools::ImageTools;
 use kiln_image::{build, clients, packages, toolchain};
@@ -32,7 +33,9 @@ impl Test {
         // the host's TPM library, which reaches a software TPM; the appliance has its own.
         packages::ensure(screen, &packages::TEST_PACKAGES, host::is_root()).or_exit(Exit::Infrastructure)?;
         let others = image::in_workshop(screen, |shop| {
-            build::image(shop).or_exit(Exit::Infrastructure)?;
+            for flavour in [Flavour::Vm, Flavour::Metal] {
+                build::image(shop, flavour).or_exit(Exit::Infrastructure)?;
+            }
             toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?;
             Ok([
                 ("COSIGN", clients::cosign(shop).or_exit(Exit::Infrastructure)?),

@@ -13,7 +13,7 @@ use kiln_attestor::Offer;
 use kiln_attestor::service::{self, Job, Metrics, Served, ServerName, Service};
 use kiln_attestor::site::Site;
 use kiln_attestor::state::State;
-use kiln_formats::names::Name;
+use kiln_formats::names::{BUILDER_METAL, Name};
 use kiln_formats::reference::{REFERENCE_BYTES_MAX, Reference};
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -43,6 +43,7 @@ const JOBS_MAX: usize = 1024;
 Examples:
   kiln attestor serve --site site --listen 0.0.0.0:8443 --name attestor.example --job a.toml --job b.toml --out out
   kiln attestor serve --site site --listen [::1]:8443 --job a.json --out out --metrics 127.0.0.1:9100
+  kiln attestor serve --site site --listen 0.0.0.0:8443 --name attestor.example --metal --job a.toml --out out
   curl -s http://127.0.0.1:9100/metrics")]
 pub(super) struct Serve {
     #[command(flatten)]
@@ -71,6 +72,9 @@ pub(super) struct Serve {
     /// They enforce Secure Boot
     #[arg(long)]
     secure_boot: bool,
+    /// They are servers that boot from a disk of `kiln metal`
+    #[arg(long, conflicts_with_all = ["boot", "secure_boot"])]
+    metal: bool,
     /// Go by this time, on the root's word (`kiln trust time`), and not by this host's clock
     #[arg(long, value_name = "FILE")]
     reference_time: Option<PathBuf>,
@@ -142,7 +146,7 @@ impl Serve {
         let service = Service {
             site: Arc::clone(&site),
             state,
-            builder_id: self.boot.builder_id(self.secure_boot).to_owned(),
+            builder_id: self.builder_id().to_owned(),
             reference: reference.clone(),
             jobs: jobs.collect(),
             deadline: Duration::from_secs(self.deadline.into()),
@@ -207,12 +211,18 @@ impl Serve {
         }
     }
 
-    /// The document that was named, or the site's only one.
+    /// How the machines start.
+    fn builder_id(&self) -> &'static str {
+        if self.metal { BUILDER_METAL } else { self.boot.builder_id(self.secure_boot) }
+    }
+
+    /// The document that was named, or the site's only one for machines of this kind.
     fn reference(&self, site: &Site) -> Result<Reference> {
         if let Some(file) = &self.reference {
             return document::read_canonical(file, REFERENCE_BYTES_MAX);
         }
         let mut references = site.references().or_exit(Exit::Usage)?;
+        references.retain(|known| known.machines.iter().any(|machine| machine.builder_id == self.builder_id()));
         match (references.pop(), references.len()) {
             (Some(reference), 0) => Ok(reference),
             (None, _) => Err(Problem::NoReference { path: site.directory().to_owned() }).or_exit(Exit::Usage),
