@@ -7,6 +7,7 @@
 
 mod beside;
 mod built;
+mod capture;
 mod clients;
 mod fault;
 mod firmware;
@@ -15,6 +16,7 @@ mod hostile;
 mod inside;
 mod live;
 mod measure;
+mod metal;
 mod reference;
 mod refusal;
 mod reproducible;
