@@ -6,6 +6,7 @@ mod source;
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Args;
 use kiln_formats::audit::{
@@ -133,9 +134,16 @@ impl AuditCommand {
 
     fn many(self, paths: Vec<PathBuf>) -> Result {
         let reference = self.held.reference()?;
-        let taken = across(&paths, |path| source::take_plain(path));
-        let bytes = taken.iter().filter_map(|taken| taken.as_ref().ok()).map(Taken::bytes);
-        if bytes.fold(0, usize::saturating_add) > TOTAL_BYTES_MAX {
+        let bytes = AtomicUsize::new(0);
+        let taken = across(&paths, |path| {
+            if bytes.load(Ordering::Relaxed) > TOTAL_BYTES_MAX {
+                return Err(Problem::TooMuch).or_exit(Exit::Usage);
+            }
+            let taken = source::take_plain(path)?;
+            bytes.fetch_add(taken.bytes(), Ordering::Relaxed);
+            Ok(taken)
+        });
+        if bytes.into_inner() > TOTAL_BYTES_MAX {
             return Err(Problem::TooMuch).or_exit(Exit::Usage);
         }
         let (mut members, mut unread) = (Vec::new(), Vec::new());

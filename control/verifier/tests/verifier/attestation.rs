@@ -11,12 +11,26 @@ use kiln_verifier::attestation::{AttestedMachine, Offer, check};
 use kiln_verifier::enrolment::EnrolledMachine;
 use kiln_verifier::{Findings, Gate};
 
-use crate::world::{Plan, STATEMENT_KEY, ak_public, anchors, at, digest, ek_public, key, machine, policy, reference};
+use crate::world::{Plan, STATEMENT_KEY, ak_spki, anchors, at, digest, ek_public, key, machine, policy, reference};
 
 /// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign.
 const ATTRIBUTES: u32 = 0x0005_0072;
 /// What was in the credential.
 const SECRET: [u8; SECRET_BYTES] = [7; SECRET_BYTES];
+
+/// The certified key's `TPMT_PUBLIC`, with these attributes.
+fn ak_public(attributes: u32) -> Vec<u8> {
+    // Where its SubjectPublicKeyInfo has the coordinates. Source: RFC 5480, section 2.2.
+    let spki = ak_spki();
+    let mut bytes = vec![0, 0x23, 0, 0x0b];
+    bytes.extend(attributes.to_be_bytes());
+    bytes.extend([0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10]);
+    for coordinate in spki[spki.len() - 64..].chunks(32) {
+        bytes.extend([0, 32]);
+        bytes.extend(coordinate);
+    }
+    bytes
+}
 
 fn answer(plan: &Plan) -> Attestation {
     let quote = plan.first_quote();

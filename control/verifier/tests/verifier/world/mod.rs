@@ -40,7 +40,7 @@ use serde::Serialize;
 pub(crate) use certificates::{Leaf, attestation_leaf, authority, dispatch_leaf, root, statement_leaf};
 pub(crate) use firmware::FirmwareEvent;
 pub(crate) use job::job;
-pub(crate) use tpm::{QuoteDraft, ak_public, ek_public, machine};
+pub(crate) use tpm::{QuoteDraft, ak_spki, ek_public, machine};
 
 /// When the challenge was issued.
 pub(crate) const ISSUED: i64 = 1_790_000_000;

@@ -79,19 +79,6 @@ pub(crate) fn ak_spki() -> Vec<u8> {
     signing_key(AK).verifying_key().to_public_key_der().unwrap().into_vec()
 }
 
-/// Its `TPMT_PUBLIC`, with these attributes.
-pub(crate) fn ak_public(attributes: u32) -> Vec<u8> {
-    let point = signing_key(AK).verifying_key().to_sec1_point(false);
-    let mut bytes = vec![0, 0x23, 0, 0x0b];
-    bytes.extend(attributes.to_be_bytes());
-    bytes.extend([0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10]);
-    for coordinate in [point.x().unwrap(), point.y().unwrap()] {
-        bytes.extend([0, 32]);
-        bytes.extend(coordinate);
-    }
-    bytes
-}
-
 /// The public area of a real TPM's endorsement key.
 pub(crate) fn ek_public() -> Vec<u8> {
     include_bytes!("../../../../../formats/src/endorsement/vectors/p256.public").to_vec()

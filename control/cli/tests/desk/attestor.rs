@@ -1,33 +1,12 @@
 //! What the authority remembers, and its service, from outside: exit codes, messages, and what others' clients find.
 
-#![expect(clippy::unwrap_used, reason = "what a helper cannot do fails its test")]
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
-const JOB: &str = include_str!("../../../formats/src/job/example.toml");
-
-fn kiln(directory: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_kiln")).args(arguments).current_dir(directory).output().unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn desk() -> tempfile::TempDir {
-    let desk = tempfile::tempdir().unwrap();
-    let made = kiln(desk.path(), &["keygen", "--site", "site"]);
-    assert_eq!(code(&made), 0, "{}", text(&made.stderr));
-    desk
-}
+use crate::{JOB, code, desk, kiln, text};
 
 const VERIFY: [&str; 5] = ["attestor", "ledger", "verify", "--site", "site"];
 
