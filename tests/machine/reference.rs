@@ -147,6 +147,24 @@ fn section(pe: &[u8], name: &[u8; 8]) -> (usize, std::ops::Range<usize>) {
     (header, start..start + word(header + 16))
 }
 
+/// Gives the last section of a PE file other bytes, as many as there may be.
+/// Source: PE Format, section table and optional header (`SizeOfImage` is 56 bytes into it).
+fn replace_last(pe: &mut Vec<u8>, header: usize, bytes: &[u8]) {
+    let word = |pe: &[u8], at: usize| u32::from_le_bytes(pe[at..at + 4].try_into().unwrap()) as usize;
+    let (address, start) = (word(pe, header + 12), word(pe, header + 20));
+    assert_eq!(start + word(pe, header + 16), pe.len(), "a section or a signature comes behind it");
+    let filled = bytes.len().next_multiple_of(512);
+    pe.truncate(start);
+    pe.extend_from_slice(bytes);
+    pe.resize(start + filled, 0);
+    let optional = word(pe, 0x3c) + 24;
+    let image = address + bytes.len();
+    for (at, value) in [(header + 8, bytes.len()), (header + 16, filled), (optional + 56, image.next_multiple_of(4096))]
+    {
+        pe[at..at + 4].copy_from_slice(&u32::try_from(value).unwrap().to_le_bytes());
+    }
+}
+
 fn filter(program: &str, arguments: &[&str], input: &Path) -> Vec<u8> {
     let output = Command::new(program)
         .args(arguments)
@@ -179,11 +197,7 @@ fn one_byte_of_init() {
     fs::write(&plain, &archive).unwrap();
     let mut again = filter("zstd", &["-cq", "--ultra", "-22", "--single-thread"], &plain);
     again.resize(again.len().next_multiple_of(4), 0);
-    assert!(again.len() <= range.len(), "{} bytes do not fit into {}", again.len(), range.len());
-    let used = again.len();
-    again.resize(range.len(), 0);
-    uki[range].copy_from_slice(&again);
-    uki[header + 8..header + 12].copy_from_slice(&u32::try_from(used).unwrap().to_le_bytes());
+    replace_last(&mut uki, header, &again);
     Altered::new(&uki).gets_no_job(&["PCR 9", "PCR 11", "initrd", "init"]);
 }
 
