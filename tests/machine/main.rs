@@ -17,6 +17,7 @@ mod inside;
 mod live;
 mod measure;
 mod metal;
+mod powercut;
 mod reference;
 mod refusal;
 mod reproducible;

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use kiln_formats::digest::Sha256Digest;
 use kiln_formats::names::BUILDER_METAL;
 use kiln_qemu::{Tools, TpmCa};
 use tempfile::TempDir;
@@ -17,15 +16,13 @@ use crate::capture::{Capture, Kind, Packet};
 use crate::fixture::{Hello, kiln, scratch};
 
 /// The longest life of a server here, emulated and beside other tests: several times what it takes.
-const LIFE_MAX: Duration = Duration::from_secs(600);
+pub(crate) const LIFE_MAX: Duration = Duration::from_secs(600);
 /// Where QEMU's user network shows the host's loopback. Source: QEMU, "User mode networking".
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// The name in the attestor's certificate; nobody looks it up.
 const NAME: &str = "attestor.example";
 /// How far the clocks of QEMU's capture and of its console are apart at most.
 const CLOCKS: Duration = Duration::from_millis(500);
-/// What is read and written at once.
-const PAGE_BYTES: usize = 4096;
 
 /// A server that is switched on; switched off when this goes.
 pub(crate) struct Server {
@@ -180,12 +177,12 @@ fn tools() -> Tools {
 }
 
 /// `kiln attestor serve` on a port of its own, for one job.
-struct Attestor {
+pub(crate) struct Attestor {
     child: Child,
 }
 
 impl Attestor {
-    fn serve(server: &Server, hello: &Hello, port: u16) -> Self {
+    pub(crate) fn serve(server: &Server, hello: &Hello, port: u16) -> Self {
         fs::write(hello.path("job.toml"), &hello.draft).unwrap();
         let mut child = Command::new(crate::fixture::tool());
         child
@@ -208,8 +205,15 @@ impl Attestor {
         Self { child }
     }
 
+    /// Tells it to take nobody new, and waits until it has done with those who are there.
+    pub(crate) fn told_to_end(self) -> (i32, String) {
+        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(told.success());
+        self.finish()
+    }
+
     /// Waits until every job is done; what it printed, and how it ended.
-    fn finish(mut self) -> (i32, String) {
+    pub(crate) fn finish(mut self) -> (i32, String) {
         let mut said = String::new();
         self.child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
         (self.child.wait().unwrap().code().unwrap(), said)
@@ -223,11 +227,11 @@ impl Drop for Attestor {
 }
 
 /// A port of the loopback that nobody has.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn attestor_at(port: u16) -> String {
+pub(crate) fn attestor_at(port: u16) -> String {
     format!("{HOST}:{port}")
 }
 
@@ -282,68 +286,4 @@ fn a_server_pulls_its_job_builds_it_and_hands_it_out() {
     let during: Vec<_> = packets.iter().filter(|packet| packet.at > begin && packet.at < end).collect();
     assert!(during.is_empty(), "{during:?}");
     assert!(packets.iter().any(|packet| packet.at < begin) && packets.iter().any(|packet| packet.at > end));
-}
-
-/// A text of the job's that is nowhere else, all through an input that has to make room for what the step writes.
-const SECRET: &[u8; 33] = b"this text is nobody's but a job's";
-/// How much of it there is, in bytes, and how much memory the server has, in MiB.
-const SECRETS_BYTES: usize = 24 << 20;
-const SMALL_MEMORY_MIB: u32 = 208;
-/// What a step writes and then looks at its input for ever.
-const GREEDY: &str = "cc -o hello /inputs/hello.c; head -c 112M /dev/zero > big; while :; do cksum /inputs/large; done";
-/// Scratch of the test's disk, and how much of it must have been written for the test to say anything, in bytes.
-const SCRATCH_BYTES: usize = 512 << 20;
-const WRITTEN_BYTES_MIN: usize = 1 << 20;
-
-/// The small job with a large input, which a step forces out of memory.
-fn greedy_job() -> Hello {
-    let page: Vec<u8> = SECRET.iter().copied().cycle().take(PAGE_BYTES).collect();
-    let input = page.repeat(SECRETS_BYTES / page.len());
-    let large = format!(
-        "[[input]]\nname = \"large\"\nuri = \"https://downloads.example/large\"\nsha256 = \"{}\"\nsize = {SECRETS_BYTES}\n\n[[workspace]]",
-        Sha256Digest::of(&input)
-    );
-    let hello =
-        Hello::new().with("[[workspace]]", &large).with("inputs = [\"hello.c\"]", "inputs = [\"hello.c\", \"large\"]");
-    let argv = format!("argv = [\"sh\", \"-c\", \"{GREEDY}\"]");
-    let hello = hello.with("argv = [\"cc\", \"-O1\", \"-o\", \"hello\", \"/inputs/hello.c\"]", &argv);
-    let hello = hello.with("size_bytes_max = 4194304", "size_bytes_max = 134217728");
-    let hello = hello.with("wall_ms = 120000", "wall_ms = 600000, memory_bytes = 167772160");
-    fs::write(hello.path("large"), input).unwrap();
-    hello
-}
-
-/// How much of the scratch partition, the last of the disk, is not as it was made.
-fn written(disk: &[u8]) -> usize {
-    let end = disk.len() - (1 << 20);
-    let pages = disk[end - SCRATCH_BYTES..end].chunks(PAGE_BYTES);
-    pages.filter(|page| *page != [0; PAGE_BYTES]).count() * PAGE_BYTES
-}
-
-/// The plug is pulled while a step works on what had to go to the disk: nobody reads it there, and there is no artifact.
-#[test]
-fn a_power_cut_leaves_nothing_to_read_and_no_artifact() {
-    let (hello, port) = (greedy_job(), free_port());
-    let mut server = Server::new(&attestor_at(port), &["--scratch-mib", "512"]);
-    let attestor = Attestor::serve(&server, &hello, port);
-    let mut console = server.switch_on(SMALL_MEMORY_MIB);
-    console.until("scratch, encrypted");
-    console.until("kiln: network down");
-    let begin = SystemTime::now();
-    while written(&fs::read(server.disk()).unwrap()) < WRITTEN_BYTES_MIN {
-        assert!(begin.elapsed().unwrap() < LIFE_MAX, "nothing went to the disk: nothing is proved");
-        std::thread::sleep(Duration::from_secs(1));
-    }
-    // Whatever the moment, the same must hold.
-    std::thread::sleep(Duration::from_millis(u64::from(std::process::id()) % 3000));
-    server.pull_the_plug();
-
-    let disk = fs::read(server.disk()).unwrap();
-    assert!(written(&disk) >= WRITTEN_BYTES_MIN);
-    let text = str::from_utf8(SECRET).unwrap();
-    let found = Command::new("grep").args(["--quiet", "--text", "--fixed-strings", text]).arg(server.disk()).status();
-    // 1: it is nowhere.
-    assert_eq!(found.unwrap().code(), Some(1), "it can be read");
-    drop(attestor);
-    assert!(!hello.out().join("01-job").exists());
 }
