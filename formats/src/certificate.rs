@@ -7,14 +7,14 @@
 //!
 //! What each kind of certificate must look like, for those who issue them:
 //!
-//! | | root | authority | statement, dispatch | attestation |
+//! | | root | authority | statement, dispatch, teardown | attestation |
 //! |-|-|-|-|-|
 //! | signed by | itself | root | authority | authority |
 //! | key | Ed25519 | Ed25519 | Ed25519 | P-256 |
 //! | basicConstraints, critical | CA | CA, path length 0 | not CA | not CA |
 //! | keyUsage, critical | keyCertSign | keyCertSign | digitalSignature | digitalSignature |
 //! | extKeyUsage | – | – | [`EKU_STATEMENT`] | [`EKU_ATTESTATION`] |
-//! | subjectAltName | – | – | [`SpiffeId::statement`], [`SpiffeId::dispatch`] | [`SpiffeId::attestation`] |
+//! | subjectAltName | – | – | [`SpiffeId::statement`], [`SpiffeId::dispatch`], [`SpiffeId::teardown`] | [`SpiffeId::attestation`] |
 //! | lifetime | any | any | at most [`LEAF_SECONDS_MAX`] | at most [`LEAF_SECONDS_MAX`] |
 //!
 //! All are signed with Ed25519 and X.509 v3; subject and authority key identifiers may be there (not critical), no other extension.
@@ -70,6 +70,8 @@ pub enum Role {
     Attestation,
     /// The one of the key with which the authority signs a build's dispatch.
     Dispatch,
+    /// The one of the key with which a launcher signs that a machine is gone.
+    Teardown,
 }
 
 impl std::fmt::Display for Role {
@@ -80,6 +82,7 @@ impl std::fmt::Display for Role {
             Self::Statement => "statement",
             Self::Attestation => "attestation",
             Self::Dispatch => "dispatch",
+            Self::Teardown => "teardown",
         })
     }
 }
@@ -213,6 +216,12 @@ impl Certificate {
         issuer_key.verify_strict(&self.signed, &signature).map_err(|_| error)
     }
 
+    /// The first second of validity, since 1970, as the certificate says.
+    #[must_use]
+    pub fn begins(&self) -> i64 {
+        self.validity().0
+    }
+
     /// First and last second of validity, since 1970.
     fn validity(&self) -> (i64, i64) {
         let validity = self.parsed.tbs_certificate().validity();
@@ -279,6 +288,15 @@ impl Authority {
         Ok(DispatchCertificate { key: leaf.ed25519_key(Role::Dispatch)?, id })
     }
 
+    /// Checks the certificate of a teardown's key.
+    ///
+    /// # Errors
+    /// [`CertificateError`] with [`Role::Teardown`].
+    pub fn teardown(&self, leaf: &Certificate) -> Result<TeardownCertificate, CertificateError> {
+        let id = self.check_leaf(leaf, Role::Teardown, Kind::Leaf(EKU_STATEMENT))?;
+        Ok(TeardownCertificate { key: leaf.ed25519_key(Role::Teardown)?, id })
+    }
+
     /// Checks the certificate of a TPM's attestation key.
     ///
     /// # Errors
@@ -314,6 +332,15 @@ pub struct AttestationCertificate {
 /// the key of the build's statements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DispatchCertificate {
+    /// The key.
+    pub key: VerifyingKey,
+    /// The build.
+    pub id: SpiffeId,
+}
+
+/// The site vouches: this key was a launcher's, for the teardown of the machine of the build that `id` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TeardownCertificate {
     /// The key.
     pub key: VerifyingKey,
     /// The build.

@@ -41,6 +41,7 @@ pub mod manifest;
 pub mod provenance;
 pub mod record;
 pub mod runtime_trace;
+pub mod teardown;
 pub mod verdict;
 
 // How the two sides talk.

@@ -98,6 +98,9 @@ pub mod path {
     /// Written by the verifier, on the person's side: never part of the evidence.
     pub const VERDICT: &str = "verdict.json";
 
+    /// Written by the launcher when the machine is gone: beside the evidence, not part of it.
+    pub const TEARDOWN: &str = "teardown.json";
+
     /// What the manifest cannot list, because it comes after it. The closing and the last quote cover these.
     pub const CLOSING_FILES: [&str; 4] = [CLOSING, RUNTIME_LOG, LAST_QUOTE, LAST_SIGNATURE];
 

@@ -85,6 +85,12 @@ pub enum CustodyError {
         /// The system's reason.
         source: io::Error,
     },
+    /// A killed process did not end in time: the kernel holds it.
+    #[error("a process that used {} does not end", path.display())]
+    Alive {
+        /// The directory's path, whether it is still there or not.
+        path: PathBuf,
+    },
 }
 
 impl Custody {
@@ -152,7 +158,7 @@ impl Custody {
     /// Kills the group and removes the directory.
     ///
     /// # Errors
-    /// [`CustodyError::Remove`]: something is left.
+    /// [`CustodyError::Remove`], [`CustodyError::Alive`]: something is left.
     pub(crate) fn release(mut self) -> Result<(), CustodyError> {
         self.let_go()
     }
@@ -161,14 +167,7 @@ impl Custody {
         self.kill_all();
         let Some(directory) = self.directory.take() else { return Ok(()) };
         let begun = Instant::now();
-        // Children of the owner that nobody waited for, the warden among them; an error says that there are none.
-        while let Ok(ended) = waitpgid(self.group, WaitOptions::NOHANG) {
-            match ended {
-                None if begun.elapsed() > LET_GO_MAX => break,
-                None => std::thread::sleep(LET_GO_PAUSE),
-                Some(_) => {}
-            }
-        }
+        let all_ended = children_end(self.group, LET_GO_MAX);
         let path = directory.keep();
         loop {
             match std::fs::remove_dir_all(&path) {
@@ -178,15 +177,47 @@ impl Custody {
                     }
                     std::thread::sleep(LET_GO_PAUSE);
                 }
-                _ => return Ok(()),
+                _ if all_ended => return Ok(()),
+                _ => return Err(CustodyError::Alive { path }),
             }
         }
     }
+}
+
+/// Waits for the owner's children in the group that nobody waited for, the warden among them; says whether all have ended in time.
+fn children_end(group: Pid, patience: Duration) -> bool {
+    let begun = Instant::now();
+    // An error says that there are none.
+    while let Ok(ended) = waitpgid(group, WaitOptions::NOHANG) {
+        match ended {
+            None if begun.elapsed() > patience => return false,
+            None => std::thread::sleep(LET_GO_PAUSE),
+            Some(_) => {}
+        }
+    }
+    true
 }
 
 impl Drop for Custody {
     fn drop(&mut self) {
         // The last line, for early errors and panics; who wants to know calls `release`.
         let _removed = self.let_go();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is signed of a machine's end rests on this: a process that lives is not one that ended.
+    #[test]
+    fn a_child_that_lives_is_seen() {
+        let mut child = std::process::Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let group = Pid::from_child(&child);
+        assert!(!children_end(group, LET_GO_PAUSE));
+        kill_process_group(group, Signal::KILL).unwrap();
+        assert!(children_end(group, LET_GO_MAX));
+        // It was waited for already.
+        assert!(child.wait().is_err());
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::child::quoted;
 
-/// All that is known of a machine that has ended. Its processes are gone, and so are its files unless `left` names them.
+/// All that is known of a machine that has ended. Its processes are gone, and so are its files, unless `left` names them.
 #[derive(Debug, Clone)]
 pub struct Ended {
     /// What ended it.
@@ -16,7 +16,7 @@ pub struct Ended {
     pub timings: Timings,
     /// The most host memory that QEMU held, as far as it was seen.
     pub memory: Option<Memory>,
-    /// The machine's directory, if it could not be removed.
+    /// The machine's directory, if it could not be removed or a killed process that used it did not end.
     pub left: Option<PathBuf>,
 }
 

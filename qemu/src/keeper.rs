@@ -20,7 +20,7 @@ use crate::accelerator::Accelerator;
 use crate::arguments::{Places, arguments};
 use crate::child::{ChildError, Process, drain, read_lines};
 use crate::console::{Console, ConsoleLine};
-use crate::custody::{Custody, CustodyError};
+use crate::custody::Custody;
 use crate::end::{End, Ended, Memory, Timings};
 use crate::machine::{Boot, Machine, SecureBoot, Tpm};
 use crate::monitor::{Halt, Monitor, MonitorError};
@@ -133,10 +133,8 @@ async fn live(
     timings.run = power_on.elapsed();
     drop(monitor);
     tear_down(&custody, &mut parts).await;
-    let left = match custody.release() {
-        Err(CustodyError::Remove { path, .. }) => Some(path),
-        _ => None,
-    };
+    let path = custody.path().to_owned();
+    let left = custody.release().err().map(|_not_gone| path);
     ended.send_replace(Some(Ended { end, timings, memory, left }));
 }
 

@@ -24,3 +24,4 @@ mod reproducible;
 mod secureboot;
 mod steps;
 mod tamper;
+mod two;

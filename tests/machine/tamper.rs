@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 use kiln_formats::canonical;
 use kiln_formats::certificate::Certificate;
@@ -18,6 +19,12 @@ use crate::fixture::{files, good, kiln, scratch, site};
 const EVERY_BYTE_MAX: usize = 2048;
 
 fn anchors() -> Anchors {
+    good();
+    site_anchors()
+}
+
+/// What the tests' site trusts, once it has built something: its reference values come with the first image.
+pub(crate) fn site_anchors() -> Anchors {
     let reference = fs::read_dir(site().join("reference")).unwrap().next().unwrap().unwrap().path();
     Anchors {
         standing: None,
@@ -27,13 +34,18 @@ fn anchors() -> Anchors {
     }
 }
 
-type Files = BTreeMap<String, Vec<u8>>;
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
-fn evidence() -> Files {
-    files(good()).into_iter().filter(|(name, _)| name != path::VERDICT).collect()
+/// The files that a verifier gets of a run's output.
+pub(crate) fn evidence_in(out: &Path) -> Files {
+    files(out).into_iter().filter(|(name, _)| ![path::VERDICT, path::TEARDOWN].contains(&name.as_str())).collect()
 }
 
-fn judge(files: &Files, anchors: &Anchors) -> Verdict {
+fn evidence() -> Files {
+    evidence_in(good())
+}
+
+pub(crate) fn judge(files: &Files, anchors: &Anchors) -> Verdict {
     let mut bundle = Bundle::new();
     for (name, bytes) in files {
         bundle.insert(name.clone(), Content::Bytes(bytes.clone()));

@@ -88,6 +88,8 @@ pub(crate) enum Purpose<'a> {
     },
     /// Signs a build's dispatch, in this name.
     Dispatch(&'a SpiffeId),
+    /// Signs that a build's machine is gone, in this name.
+    Teardown(&'a SpiffeId),
 }
 
 /// A certificate to be.
@@ -157,7 +159,7 @@ impl Purpose<'_> {
         match self {
             Self::Root => BasicConstraints { ca: true, path_len_constraint: None },
             Self::Authority => BasicConstraints { ca: true, path_len_constraint: Some(0) },
-            Self::Statement(_) | Self::Attestation(_) | Self::Dispatch(_) | Self::Server { .. } => {
+            Self::Statement(_) | Self::Attestation(_) | Self::Dispatch(_) | Self::Teardown(_) | Self::Server { .. } => {
                 BasicConstraints { ca: false, path_len_constraint: None }
             }
         }
@@ -166,7 +168,7 @@ impl Purpose<'_> {
     fn usage(&self) -> KeyUsages {
         match self {
             Self::Root | Self::Authority => KeyUsages::KeyCertSign,
-            Self::Statement(_) | Self::Attestation(_) | Self::Dispatch(_) | Self::Server { .. } => {
+            Self::Statement(_) | Self::Attestation(_) | Self::Dispatch(_) | Self::Teardown(_) | Self::Server { .. } => {
                 KeyUsages::DigitalSignature
             }
         }
@@ -177,7 +179,9 @@ impl Purpose<'_> {
         let uri = |id: &str| Ok::<_, CertifyError>(GeneralName::UniformResourceIdentifier(Ia5String::new(id)?));
         Ok(match self {
             Self::Root | Self::Authority => None,
-            Self::Statement(id) | Self::Dispatch(id) => Some((EKU_STATEMENT, vec![uri(&id.to_string())?])),
+            Self::Statement(id) | Self::Dispatch(id) | Self::Teardown(id) => {
+                Some((EKU_STATEMENT, vec![uri(&id.to_string())?]))
+            }
             Self::Attestation(id) => Some((EKU_ATTESTATION, vec![uri(&id.to_string())?])),
             Self::Server { id, names } => {
                 let names = names.iter().map(|name| match name {

@@ -22,6 +22,7 @@ mod offer;
 pub mod service;
 pub mod site;
 pub mod state;
+pub mod teardown;
 
 pub use authority::{Authority, BOOT, Fault, Listener, Outcome, Report, Signed, Surroundings};
 pub use certify::CertifyError;

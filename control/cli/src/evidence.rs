@@ -19,7 +19,7 @@ const DEPTH_MAX: usize = 3;
 /// How much of a file is read at once.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Reads every file below `directory` but its `verdict.json`.
+/// Reads every file below `directory` but its `verdict.json` and `teardown.json`, which are no evidence.
 pub(crate) fn read(directory: &Path) -> Result<Bundle> {
     let mut bundle = Bundle::new();
     read_directory(directory, "", 0, &mut bundle)?;
@@ -35,7 +35,7 @@ fn read_directory(directory: &Path, prefix: &str, depth: usize, bundle: &mut Bun
         let Ok(name) = entry.file_name().into_string() else { return no_evidence("its name is not text") };
         let path = format!("{prefix}{name}");
         let kind = entry.file_type().map_err(failed).or_exit(Exit::Infrastructure)?;
-        if path == path::VERDICT {
+        if [path::VERDICT, path::TEARDOWN].contains(&path.as_str()) {
             continue;
         } else if kind.is_dir() && depth + 1 < DEPTH_MAX {
             read_directory(&entry.path(), &format!("{path}/"), depth + 1, bundle)?;

@@ -4,6 +4,7 @@ pub(crate) mod guest;
 mod machine;
 mod story;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -11,11 +12,15 @@ use std::time::{Duration, Instant};
 use kiln_attestor::site::enrolment::{self, Role};
 use kiln_attestor::site::{Site, path as site_path};
 use kiln_attestor::state::State;
+use kiln_attestor::teardown;
 use kiln_attestor::{Authority, BOOT, Fault, LinkError, Notices, Offer, Outcome};
 use kiln_formats::decision::{Refusal, Ruling};
+use kiln_formats::digest::Sha256Digest;
 use kiln_formats::manifest::path;
 use kiln_formats::names::Name;
 use kiln_formats::reference::Reference;
+use kiln_formats::teardown::{TEARDOWN_BYTES_MAX, TornDown};
+use kiln_formats::timestamp::Timestamp;
 use kiln_image::progress::Progress as _;
 use kiln_qemu::{Disk, End, Ended, Machine, RunningMachine, Tpm, TpmCa};
 use kiln_verifier::{Finding, Verdict};
@@ -94,6 +99,8 @@ pub(crate) struct Served {
     pub(crate) accelerator: String,
     pub(crate) done: Instant,
     pub(crate) off: Instant,
+    /// When it was powered on, and when nothing of it was left, by the wall clock.
+    pub(crate) life: (Timestamp, Timestamp),
 }
 
 impl Order<'_> {
@@ -107,7 +114,7 @@ impl Order<'_> {
             Ok((output, served))
         });
         screen.clear();
-        let (output, Served { outcome, story, accelerator, done, off }) = served?;
+        let (output, Served { outcome, story, accelerator, done, off, life }) = served?;
         let mut finished = Finished {
             outcome: "not_attested",
             exit: Exit::NotAttested as u8,
@@ -128,12 +135,33 @@ impl Order<'_> {
             return Ok(finished);
         }
         let judged = judge(self.site, self.reference, &output, &outcome)?;
+        // Of the build that was watched, and no other that the evidence might be of.
+        if judged.verdict.build_id == finished.build_id {
+            self.tear_down(&judged.verdict, &output, life)?;
+        }
         finished.outcome = judged.outcome;
         finished.exit = judged.exit as u8;
         finished.refusal = judged.refusal;
         finished.verdict = Some(judged.verdict);
         finished.out = Some(output.release()?);
         Ok(finished)
+    }
+
+    /// Signs that the machine of evidence that holds is gone, beside that evidence.
+    fn tear_down(&self, verdict: &Verdict, output: &Output, (started, ended): (Timestamp, Timestamp)) -> Result<()> {
+        let (Some(build_id), Some(machine), true) = (&verdict.build_id, &verdict.machine, verdict.holds()) else {
+            return Ok(());
+        };
+        let closing = document::read(&output.path().join(path::CLOSING), TEARDOWN_BYTES_MAX)?;
+        let seen = TornDown {
+            build_id: build_id.clone(),
+            closing_sha256: Sha256Digest::of(&closing),
+            builder_id: self.boot.builder_id(self.signed.is_some()).to_owned(),
+            started,
+            ended,
+        };
+        let file = teardown::sign(self.site, machine, &seen, getrandom::fill).or_exit(Exit::Infrastructure)?;
+        document::write_new(&output.path().join(path::TEARDOWN), &file)
     }
 
     /// Starts the machine, serves it, and sees it off. Emulated firmware hangs now and then before anything of ours runs: a machine
@@ -169,6 +197,7 @@ impl Order<'_> {
             tpm: Tpm::Software { ca },
             life_max: self.deadline + GRACE,
         };
+        let started = host::now()?;
         let (mut running, link) = host.start(machine).await?;
         let mut story = Story::new(running.power_on());
         let authority = Authority {
@@ -192,9 +221,13 @@ impl Order<'_> {
         let patience = if served.is_ok() { POWER_OFF } else { LAST_WORDS };
         let ended = see_off(&mut running, patience).await;
         let off = Instant::now();
-        if let Some(path) = ended.left {
+        // Looked at, whatever was said: what is signed is what is seen.
+        let gone = running.directory().symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        let left = ended.left.or_else(|| (!gone).then(|| running.directory().to_owned()));
+        if let Some(path) = left {
             return Err(Problem::Left { path }).or_exit(Exit::Infrastructure);
         }
+        let life = (started, host::now()?);
         match (served, ended.end) {
             (Err(source), end) => {
                 let hung = !story.connected() && matches!(source, Fault::Link(LinkError::Silent { .. }));
@@ -203,7 +236,7 @@ impl Order<'_> {
                 if hung { Ok(failed) } else { failed.map(Ok) }
             }
             (Ok(outcome), End::PoweredOff) => {
-                Ok(Ok(Served { outcome, story, accelerator: host.choice.to_string(), done, off }))
+                Ok(Ok(Served { outcome, story, accelerator: host.choice.to_string(), done, off, life }))
             }
             (Ok(_), end) => Err(Problem::NotPoweredOff { end: end.to_string() }).or_exit(Exit::Infrastructure),
         }

@@ -35,7 +35,7 @@ impl Content {
     }
 }
 
-/// Every regular file below an output directory but `verdict.json`, by its path with `/` between names.
+/// Every regular file below an output directory but `verdict.json` and `teardown.json`, by its path with `/` between names.
 ///
 /// The caller must put in *every* file that it finds, and fail on anything that is no regular file: a file left out here is a
 /// file that nobody looked at.

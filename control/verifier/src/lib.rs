@@ -21,6 +21,7 @@ mod quote;
 pub mod standing;
 mod statement;
 mod step;
+pub mod teardown;
 mod verdict;
 
 use kiln_formats::certificate::Certificate;

@@ -48,6 +48,14 @@ impl SpiffeId {
         format!("{SCHEME}{trust_domain}/build/ek/{machine}/job/{build_id}/dispatch").parse()
     }
 
+    /// The name under which the launcher says that a build's machine is gone.
+    ///
+    /// # Errors
+    /// [`SpiffeIdError`] if a name holds a `+`, which SPIFFE does not know.
+    pub fn teardown(trust_domain: &Name, machine: &Sha256Digest, build_id: &Name) -> Result<Self, SpiffeIdError> {
+        format!("{SCHEME}{trust_domain}/build/ek/{machine}/job/{build_id}/teardown").parse()
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

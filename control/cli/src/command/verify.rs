@@ -7,10 +7,12 @@ use kiln_attestor::site::{boot_references, change, path as in_site, trust_lists}
 use kiln_formats::canonical;
 use kiln_formats::certificate::Certificate;
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::manifest::path as in_bundle;
 use kiln_formats::reference::Reference;
+use kiln_formats::teardown::{TEARDOWN_BYTES_MAX, TornDown};
 use kiln_formats::trust::{Policy, TRUST_BYTES_MAX, TrustBundle};
 use kiln_formats::trust_list::{self, Current, REFERENCE_TIME_BYTES_MAX, ReferenceTime, TRUST_LIST_BYTES_MAX};
-use kiln_verifier::{Anchors, Bundle, Standing, Verdict, verify};
+use kiln_verifier::{Anchors, Bundle, Standing, Verdict, teardown, verify};
 
 use crate::document;
 use crate::exit::{Exit, OrExit as _, Problem, Result};
@@ -39,6 +41,17 @@ pub(crate) struct Verify {
     /// Write the verdict to this new file, as a SLSA verification summary
     #[arg(long, value_name = "FILE")]
     verdict: Option<PathBuf>,
+}
+
+/// What the launcher says of the machine's end, if it says anything; a word that does not hold is an error.
+fn torn_down(out: &Path, bundle: &Bundle, anchors: &Anchors, found: &Verdict) -> Result<Option<TornDown>> {
+    let file = out.join(in_bundle::TEARDOWN);
+    // Where nothing is proved there is nothing that it could be about.
+    if !file.exists() || !found.holds() {
+        return Ok(None);
+    }
+    let file = document::read(&file, TEARDOWN_BYTES_MAX)?;
+    teardown::check(&file, bundle, anchors, found).map(Some).or_exit(Exit::NotVerified)
 }
 
 /// Where root, policy and reference values come from.
@@ -73,6 +86,7 @@ impl Verify {
         let bundle = evidence::read(&self.out)?;
         let anchors = self.anchors.read(&bundle)?;
         let found = verify(&bundle, &anchors);
+        let torn_down = torn_down(&self.out, &bundle, &anchors, &found)?;
         if let Some(path) = &self.verdict {
             document::write_new(path, &verdict::summary(&found, &bundle, &anchors.policy)?)?;
         }
@@ -80,6 +94,12 @@ impl Verify {
             document::print_json(&found)?;
         } else {
             verdict::print(&found)?;
+            if let Some(TornDown { started, ended, .. }) = &torn_down {
+                document::print(
+                    format!("the machine ran from {started} to {ended}; the launcher says that nothing of it is left")
+                        .as_bytes(),
+                )?;
+            }
         }
         Ok(if found.passed() { Exit::Done } else { Exit::NotVerified })
     }
