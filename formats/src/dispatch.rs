@@ -3,7 +3,7 @@
 //! Two statements, signed with a key that is certified for one build and never kept: the dispatch attestation (SCAI) binds the
 //! machine's first quote to the build, the job, the image and the statement key; the summary (SLSA) says that the quote was held
 //! against reference values, and that it passed. [`Dispatched`] is all that either says, and makes both, so that a reader checks
-//! them by making them again: nothing in them is free but which reference values the authority used.
+//! them by making them again: nothing in them is free but [`Used`], and of that the class must be the builder id's.
 //!
 //! Source: in-toto attestation framework, `spec/predicates/scai.md` (v0.3); SLSA, `spec/build-env-track-basics.md` (draft), level 2.
 
@@ -17,6 +17,7 @@ use crate::canonical;
 use crate::challenge::Binding;
 use crate::digest::Sha256Digest;
 use crate::dsse::{self, Envelope};
+use crate::endorsement::{OtherClass, TpmClass};
 use crate::link::Blob;
 use crate::manifest::path;
 use crate::names::{PAYLOAD_STATEMENT, PREDICATE_SCAI, PREDICATE_VERDICT, VERIFIER};
@@ -33,6 +34,9 @@ const IMAGE: &str = "image";
 const MACHINE: &str = "endorsement-key";
 const STATEMENT_KEY: &str = "statement-key";
 const REFERENCE: &str = "reference-values";
+/// The attribute, and in it the condition, that says how the site enrols the TPM.
+const ENROLLED: &str = "MACHINE_ENROLLED";
+const CLASS: &str = "class";
 
 /// A SCAI attribute report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +86,15 @@ pub struct Dispatched<'a> {
     pub builder_id: &'a str,
 }
 
+/// What the authority judged the machine by, on its word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Used {
+    /// The digest of its reference values.
+    pub reference_sha256: Sha256Digest,
+    /// As what its site enrols the machine's TPM.
+    pub class: TpmClass,
+}
+
 /// Why a dispatch is not the authority's word on this build.
 #[derive(Debug, thiserror::Error)]
 pub enum DispatchError {
@@ -101,6 +114,14 @@ pub enum DispatchError {
         /// Why.
         source: canonical::Error,
     },
+    /// The authority says itself that it certified a machine of another class than the builder id stands for.
+    #[error("the {statement} contradicts the builder id: {source}")]
+    Class {
+        /// Which statement.
+        statement: &'static str,
+        /// What it says.
+        source: OtherClass,
+    },
     /// A statement is about something else.
     #[error("the {statement} does not say what follows from this evidence")]
     Other {
@@ -114,7 +135,10 @@ impl DispatchError {
     #[must_use]
     pub fn statement(&self) -> &'static str {
         match self {
-            Self::Signature { statement, .. } | Self::Syntax { statement, .. } | Self::Other { statement } => statement,
+            Self::Signature { statement, .. }
+            | Self::Syntax { statement, .. }
+            | Self::Class { statement, .. }
+            | Self::Other { statement } => statement,
         }
     }
 }
@@ -132,11 +156,11 @@ impl Dispatched<'_> {
         Ok(Sha256Digest::of(&canonical::to_vec(self.binding)?))
     }
 
-    /// The dispatch attestation of an authority that used these reference values.
+    /// The dispatch attestation of an authority that judged the machine so.
     ///
     /// # Errors
     /// Never for a binding that exists; the signature is that of [`canonical::to_vec`].
-    pub fn attestation(&self, reference_sha256: Sha256Digest) -> Result<Statement<AttributeReport>, canonical::Error> {
+    pub fn attestation(&self, used: Used) -> Result<Statement<AttributeReport>, canonical::Error> {
         let Binding { challenge, statement_key_sha256, endorsement_key_sha256 } = self.binding;
         let binding = || Ok(ResourceDescriptor::new(path::BINDING, self.binding_sha256()?));
         let says = |attribute: &str, target: (&str, Sha256Digest), evidence| Attribute {
@@ -154,29 +178,31 @@ impl Dispatched<'_> {
             ),
             evidence: Some(ResourceDescriptor::new(path::FIRST_QUOTE, Sha256Digest::of(self.quote))),
         };
-        let reference = ResourceDescriptor::new(REFERENCE, reference_sha256);
+        let reference = ResourceDescriptor::new(REFERENCE, used.reference_sha256);
+        let class = BTreeMap::from([(CLASS.to_owned(), used.class.to_string())]);
+        let enrolled = says(ENROLLED, (MACHINE, *endorsement_key_sha256), binding()?);
         let attributes = vec![
             quote,
             says("REFERENCE_VALUES_MATCH", (IMAGE, challenge.image_sha256), reference),
             says("JOB_BOUND", (JOB, challenge.job_sha256), binding()?),
-            says("MACHINE_ENROLLED", (MACHINE, *endorsement_key_sha256), binding()?),
+            Attribute { conditions: class, ..enrolled },
             says("SIGNING_KEY_BOUND", (STATEMENT_KEY, *statement_key_sha256), binding()?),
         ];
         Ok(Statement::new(PREDICATE_SCAI, self.subject(), AttributeReport { attributes }))
     }
 
-    /// The summary of an authority that used these reference values.
+    /// The summary of an authority that judged the machine so.
     ///
     /// # Errors
     /// As [`Dispatched::attestation`].
-    pub fn summary(&self, reference_sha256: Sha256Digest) -> Result<Statement<Summary>, canonical::Error> {
+    pub fn summary(&self, used: Used) -> Result<Statement<Summary>, canonical::Error> {
         let challenge = &self.binding.challenge;
         let input = |uri: &str, sha256| Attestation { uri: uri.to_owned(), digest: DigestSet { sha256 } };
         let summary = Summary {
             verifier: Verifier { id: VERIFIER.to_owned() },
             time_verified: challenge.issued,
             resource_uri: self.builder_id.to_owned(),
-            policy: PolicyUsed { uri: REFERENCE.to_owned(), digest: DigestSet { sha256: reference_sha256 } },
+            policy: PolicyUsed { uri: REFERENCE.to_owned(), digest: DigestSet { sha256: used.reference_sha256 } },
             input_attestations: vec![
                 input(path::BINDING, self.binding_sha256()?),
                 input(path::FIRST_QUOTE, Sha256Digest::of(self.quote)),
@@ -188,25 +214,31 @@ impl Dispatched<'_> {
         Ok(Statement::new(PREDICATE_VERDICT, self.subject(), summary))
     }
 
-    /// Checks that both statements are signed with `key` and say this, and nothing else. Returns the digest of the reference values
-    /// that the authority says it used.
+    /// Checks that both statements are signed with `key` and say this, and nothing else, and that the class fits the builder id.
+    /// Returns what the authority says that it used.
     ///
     /// # Errors
     /// [`DispatchError`].
-    pub fn check(&self, attestation: &[u8], summary: &[u8], key: &VerifyingKey) -> Result<Sha256Digest, DispatchError> {
+    pub fn check(&self, attestation: &[u8], summary: &[u8], key: &VerifyingKey) -> Result<Used, DispatchError> {
         let statement = "dispatch attestation";
         let found: Statement<AttributeReport> = open(statement, attestation, key)?;
-        let evidence = found
-            .predicate
-            .attributes
-            .iter()
-            .find_map(|attribute| attribute.evidence.as_ref().filter(|evidence| evidence.name == REFERENCE));
-        let used = evidence.ok_or(DispatchError::Other { statement })?.digest.sha256;
+        let used = used(&found.predicate).ok_or(DispatchError::Other { statement })?;
         same(statement, &found, self.attestation(used))?;
+        used.class.check(self.builder_id).map_err(|source| DispatchError::Class { statement, source })?;
         let statement = "summary of the quote's check";
         same(statement, &open(statement, summary, key)?, self.summary(used))?;
         Ok(used)
     }
+}
+
+/// What is free in a report, wherever it stands: the report is made again with it and compared as a whole.
+fn used(report: &AttributeReport) -> Option<Used> {
+    let evidence = |attribute: &Attribute| attribute.evidence.clone().filter(|evidence| evidence.name == REFERENCE);
+    let enrolled = report.attributes.iter().find(|attribute| attribute.attribute == ENROLLED)?;
+    Some(Used {
+        reference_sha256: report.attributes.iter().find_map(evidence)?.digest.sha256,
+        class: enrolled.conditions.get(CLASS)?.parse().ok()?,
+    })
 }
 
 fn open<T: Serialize + DeserializeOwned>(
@@ -235,6 +267,7 @@ mod tests {
 
     use super::*;
     use crate::challenge::Challenge;
+    use crate::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_METAL, BUILDER_SECURE_BOOT};
     use crate::timestamp::Timestamp;
 
     fn digest(text: &str) -> Sha256Digest {
@@ -263,8 +296,8 @@ mod tests {
     fn it_says_this_and_nothing_else() {
         let (key, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
         let binding = binding();
-        let said = Dispatched { binding: &binding, quote: b"quote", builder_id: "https://kiln.example/b" };
-        let used = digest("reference");
+        let said = Dispatched { binding: &binding, quote: b"quote", builder_id: BUILDER_METAL };
+        let used = Used { reference_sha256: digest("reference"), class: TpmClass::Hardware };
         let attestation = sign(&key, &said.attestation(used).unwrap());
         let summary = sign(&key, &said.summary(used).unwrap());
         let check = |said: &Dispatched<'_>, attestation: &[u8], summary: &[u8], key: &SigningKey| {
@@ -276,10 +309,17 @@ mod tests {
         assert_eq!(check(&said, &attestation, &sign(&other, &said.summary(used).unwrap()), &key), Err(second));
         // Each for the other, and one of an authority that used other reference values for the second.
         assert_eq!(check(&said, &summary, &attestation, &key), Err(first));
-        assert_eq!(check(&said, &attestation, &sign(&key, &said.summary(digest("x")).unwrap()), &key), Err(second));
+        assert_eq!(
+            check(
+                &said,
+                &attestation,
+                &sign(&key, &said.summary(Used { reference_sha256: digest("x"), ..used }).unwrap()),
+                &key
+            ),
+            Err(second)
+        );
         // Of another quote, way to start, build, job, image, statement key, machine or time.
-        let elsewhere =
-            [Dispatched { quote: b"another", ..said }, Dispatched { builder_id: "https://kiln.example/c", ..said }];
+        let elsewhere = [Dispatched { quote: b"another", ..said }, Dispatched { builder_id: BUILDER_FIRMWARE, ..said }];
         for other in &elsewhere {
             assert_eq!(check(other, &attestation, &summary, &key), Err(first));
         }
@@ -297,9 +337,38 @@ mod tests {
             edit(&mut other);
             assert_eq!(check(&Dispatched { binding: &other, ..said }, &attestation, &summary, &key), Err(first));
         }
-        // One word more.
-        let mut more = said.attestation(used).unwrap();
-        more.predicate.attributes.push(more.predicate.attributes[0].clone());
-        assert_eq!(check(&said, &sign(&key, &more), &summary, &key), Err(first));
+        // One word more, or another for the class, or none.
+        type Edit = fn(&mut Vec<Attribute>);
+        let edits: [Edit; 4] = [
+            |all| all.push(all[0].clone()),
+            |all| drop(all[3].conditions.insert(CLASS.to_owned(), "hardware, or so".to_owned())),
+            |all| drop(all[3].conditions.insert("more".to_owned(), "hardware".to_owned())),
+            |all| all[3].conditions.clear(),
+        ];
+        for edit in edits {
+            let mut more = said.attestation(used).unwrap();
+            edit(&mut more.predicate.attributes);
+            assert_eq!(check(&said, &sign(&key, &more), &summary, &key), Err(first));
+        }
+    }
+
+    /// Every signature holds, and the authority says itself what it should not have certified.
+    #[test]
+    fn no_class_but_the_builder_ids_passes() {
+        let key = SigningKey::from_bytes(&[1; 32]);
+        let binding = binding();
+        for builder_id in
+            [BUILDER_METAL, BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_DIRECT, "https://kiln.example/b"]
+        {
+            for class in TpmClass::ALL {
+                let said = Dispatched { binding: &binding, quote: b"quote", builder_id };
+                let used = Used { reference_sha256: digest("reference"), class };
+                let attestation = sign(&key, &said.attestation(used).unwrap());
+                let summary = sign(&key, &said.summary(used).unwrap());
+                let checked = said.check(&attestation, &summary, &key.verifying_key());
+                let refused = matches!(checked, Err(DispatchError::Class { .. }));
+                assert_eq!(refused, class.check(builder_id).is_err(), "{class} as {builder_id}");
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@
 //! Source: TCG EK Credential Profile for TPM Family 2.0, version 2.5, appendix B; TPM 2.0 Library part 2, section 12.2.4.
 
 mod certificate;
+mod class;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use x509_cert::der::asn1::{Any, BitString, ObjectIdentifier, Uint};
 use x509_cert::spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 
 pub use certificate::{CERTIFICATE_BYTES_MAX, CaCertificate, CertificateFault, EKU_ENDORSEMENT, EkCertificate};
+pub use class::{OtherClass, ParseTpmClassError, TpmClass};
 pub use path::{CHAIN_DEPTH_MAX, PathFault, Roots};
 
 use crate::digest::Sha256Digest;

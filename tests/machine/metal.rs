@@ -51,15 +51,17 @@ impl Server {
         self.path("disk/disk.img")
     }
 
-    /// A TPM whose maker the site knows.
+    /// A TPM whose maker the site knows. swtpm stands in for a device here, so its maker is enrolled as one of hardware: what a
+    /// site must never do with a maker of programs.
     fn manufacture(&self) {
         let tools = tools();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let ca = runtime.block_on(TpmCa::open_or_make(&self.path("maker"), &tools)).unwrap();
         let (site, root, issuer) = (self.path("site"), ca.root_certificate(), ca.issuer_certificate());
         let enrol = ["attestor".as_ref(), "enrol".as_ref(), "--site".as_ref(), site.as_os_str()];
+        let class = ["--class".as_ref(), "hardware".as_ref()];
         let certificates = ["--root".as_ref(), root.as_os_str(), "--issuer".as_ref(), issuer.as_os_str()];
-        kiln(enrol.into_iter().chain(certificates)).expect(0);
+        kiln(enrol.into_iter().chain(class).chain(certificates)).expect(0);
         let ca = self.path("maker").display().to_string();
         fs::write(
             self.path("authority"),

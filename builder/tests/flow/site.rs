@@ -7,8 +7,9 @@ use kiln_formats::canonical;
 use kiln_formats::certificate::{EKU_ATTESTATION, EKU_STATEMENT};
 use kiln_formats::challenge::Challenge;
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::dispatch::{Dispatch, Dispatched};
+use kiln_formats::dispatch::{Dispatch, Dispatched, Used};
 use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::enrolment::{Credential, Enrolled};
 use kiln_formats::job::Profile;
 use kiln_formats::link::{Attestation, Blob, Certificates};
@@ -108,7 +109,7 @@ pub(crate) fn certificates(statement: u8, dispatch: u8, answer: &Attestation) ->
         let signature = key(dispatch).sign(&pae(PAYLOAD_STATEMENT, &statement)).to_bytes();
         Blob(Envelope::new(PAYLOAD_STATEMENT, &statement, &signature).to_vec().unwrap())
     };
-    let used = Sha256Digest::of(b"reference");
+    let used = Used { reference_sha256: Sha256Digest::of(b"reference"), class: TpmClass::Virtual };
     let dispatch = Dispatch {
         certificate: issue(&Draft::leaf("dispatch", EKU_STATEMENT, spki(DISPATCH))),
         attestation: sign(canonical::to_vec(&said.attestation(used).unwrap()).unwrap()),

@@ -23,6 +23,7 @@ use kiln_attestor::site::{self, Names, PROFILES, Site};
 use kiln_attestor::state::{Archive, State};
 use kiln_attestor::{Authority, BOOT, Offer, Report, Surroundings};
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::link::path;
 use kiln_formats::names::BUILDER_DIRECT;
 use kiln_formats::reference::Reference;
@@ -43,7 +44,7 @@ fn main() {
     let home = directory.path().join("site");
     let names = Names { site: "bench".parse().unwrap(), trust_domain: "bench.example".parse().unwrap() };
     site::create(&home, &names, &PROFILES, now(), getrandom::fill).unwrap();
-    site::enrolment::add_key(&home, machine::endorsement().sha256()).unwrap();
+    site::enrolment::add_key(&home, TpmClass::Virtual, machine::endorsement().sha256()).unwrap();
     let mut site = Site::open(&home, now()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut missed = false;

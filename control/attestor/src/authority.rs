@@ -228,7 +228,7 @@ impl Authority<'_> {
             Ok(list) => list,
         };
         let roots = enrolment::read(self.site.directory())?;
-        let machine = match checks::enrolment(&message, &roots, now) {
+        let machine = match checks::enrolment(&message, &roots, self.builder_id, now) {
             Err(findings) => return self.refuse(exchange, None, findings).await,
             Ok(machine) => machine,
         };

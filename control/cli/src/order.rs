@@ -16,6 +16,7 @@ use kiln_attestor::teardown;
 use kiln_attestor::{Authority, BOOT, Fault, LinkError, Notices, Offer, Outcome};
 use kiln_formats::decision::{Refusal, Ruling};
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::manifest::path;
 use kiln_formats::names::Name;
 use kiln_formats::reference::Reference;
@@ -183,8 +184,9 @@ impl Order<'_> {
         screen.begin("boot");
         let tpm_ca = self.site.directory().join(site_path::TPM_CA);
         let ca = TpmCa::open_or_make(&tpm_ca, &host.tools).await.or_exit(Exit::Infrastructure)?;
-        // The site's own TPMs are TPMs to it; what they are worth its builder ids say.
-        let vouching = [(Role::Root, ca.root_certificate()), (Role::Issuer, ca.issuer_certificate())];
+        // The site's own TPMs are TPMs to it, of the class that no server's builder id takes.
+        let vouching =
+            [(Role::Root(TpmClass::Virtual), ca.root_certificate()), (Role::Issuer, ca.issuer_certificate())];
         for (role, file) in vouching {
             enrolment::add_certificate(self.site.directory(), role, site_path::TPM_CA, &file)
                 .or_exit(Exit::Infrastructure)?;

@@ -6,6 +6,7 @@
 use kiln_formats::canonical;
 use kiln_formats::challenge::Challenge;
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::enrolment;
 use kiln_formats::link::Attestation;
 use kiln_formats::quote::{AkPublic, Clock, Quote};
@@ -37,6 +38,8 @@ pub struct Offer<'a> {
 pub struct AttestedMachine {
     /// Which machine: the digest of its endorsement key.
     pub endorsement_key_sha256: Sha256Digest,
+    /// As what the site enrols its TPM.
+    pub class: TpmClass,
     /// The key to certify for statements.
     pub statement_key: PublicKey,
     /// The key to certify for attestation.
@@ -58,7 +61,7 @@ pub fn check(answer: &Attestation, offer: &Offer<'_>, anchors: &Anchors) -> Resu
     if answer.binding.challenge != *offer.challenge {
         return Err(wrong("other_challenge", "binding", "it does not answer this challenge".to_owned()).into());
     }
-    let EnrolledMachine { endorsement_key, attestation_key } = offer.machine;
+    let EnrolledMachine { endorsement_key, class, attestation_key } = offer.machine;
     let endorsement_key_sha256 = endorsement_key.sha256();
     if answer.binding.endorsement_key_sha256 != endorsement_key_sha256 {
         let reason = "another machine answers than the one that enrolled".to_owned();
@@ -95,6 +98,7 @@ pub fn check(answer: &Attestation, offer: &Offer<'_>, anchors: &Anchors) -> Resu
     check_machine(&endorsement_key_sha256, anchors)?;
     Ok(AttestedMachine {
         endorsement_key_sha256,
+        class: *class,
         statement_key,
         attestation_key: attestation_key.clone(),
         configuration: started.configuration,

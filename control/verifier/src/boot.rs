@@ -13,6 +13,7 @@ mod logs;
 use kiln_formats::canonical;
 use kiln_formats::certificate::SpiffeId;
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::manifest::path;
 use kiln_formats::quote::Quote;
 use kiln_formats::trust::{self, Configuration, TrustBundle};
@@ -33,6 +34,8 @@ const GATE: Gate = Gate::Boot;
 pub(crate) struct BootedEvidence<'a> {
     pub(crate) quoted: QuotedEvidence<'a>,
     pub(crate) configuration: Configuration,
+    /// As what the site enrols its TPM; the class that the builder id stands for.
+    pub(crate) machine_class: TpmClass,
     pub(crate) trust_sha256: Sha256Digest,
     pub(crate) events: JobEvents,
 }
@@ -73,9 +76,9 @@ pub(crate) fn check<'a>(quoted: QuotedEvidence<'a>, anchors: &Anchors) -> Result
         return Err(Finding::new(GATE, "manifest_event", path::RUNTIME_LOG, reason).into());
     }
     check_names(&quoted, &started.configuration)?;
-    dispatch::check(&quoted, &started.configuration)?;
+    let machine_class = dispatch::check(&quoted, &started.configuration)?;
     let Started { configuration, trust_sha256 } = started;
-    Ok(BootedEvidence { quoted, configuration, trust_sha256, events })
+    Ok(BootedEvidence { quoted, configuration, machine_class, trust_sha256, events })
 }
 
 /// Checks a machine that has only just started: its runtime log ends with the boot part.

@@ -4,7 +4,7 @@
 //! the credential that it opens ([`crate::attestation`]); and only that, once, to the authority: a credential cannot be opened
 //! again by whoever reads the evidence later.
 
-use kiln_formats::endorsement::{CaCertificate, EkCertificate, EkPublic, PathFault, Roots};
+use kiln_formats::endorsement::{CaCertificate, EkCertificate, EkPublic, PathFault, Roots, TpmClass};
 use kiln_formats::enrolment::{Enrolment, SECRET_BYTES};
 use kiln_formats::link::Blob;
 use kiln_formats::quote::{AkPublic, PublicError};
@@ -12,15 +12,20 @@ use kiln_formats::timestamp::Timestamp;
 
 use crate::finding::{Finding, Findings, Gate};
 
+/// The code of a machine whose TPM is of another class than the builder id stands for.
+pub(crate) const MACHINE_CLASS: &str = "machine_class";
+
 /// What is in a credential.
 pub type Secret = [u8; SECRET_BYTES];
 
-/// Holding one says: the site believes that a TPM has this endorsement key, and the attestation key, if it is in that TPM, signs
+/// Holding one says: the site believes that a TPM of this class has this endorsement key, and the attestation key, if it is in that TPM, signs
 /// nothing but what the TPM made itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnrolledMachine {
     /// What names the machine, and what credentials are encrypted to.
     pub endorsement_key: EkPublic,
+    /// As what the site enrols the TPM; the class that the builder id stands for.
+    pub class: TpmClass,
     /// What credentials are for, and what the quotes of this boot must be signed with.
     pub attestation_key: AkPublic,
 }
@@ -31,11 +36,16 @@ pub fn unreadable(reason: &dyn std::fmt::Display) -> Findings {
     wrong("enrolment", "enrolment", reason).into()
 }
 
-/// Judges an enrolment at a time, which is the authority's.
+/// Judges an enrolment of a machine that would be certified under this builder id, at a time, which is the authority's.
 ///
 /// # Errors
 /// [`Findings`] of gate quote; never empty.
-pub fn check(enrolment: &Enrolment, roots: &Roots, at: Timestamp) -> Result<EnrolledMachine, Findings> {
+pub fn check(
+    enrolment: &Enrolment,
+    roots: &Roots,
+    builder_id: &str,
+    at: Timestamp,
+) -> Result<EnrolledMachine, Findings> {
     if !enrolment.is_bounded() {
         return Err(unreadable(&"it has more certificates than a TPM keeps"));
     }
@@ -43,10 +53,13 @@ pub fn check(enrolment: &Enrolment, roots: &Roots, at: Timestamp) -> Result<Enro
         .map_err(|fault| wrong(attestation_code(fault), "attestation_key", &fault))?;
     let endorsement_key = EkPublic::parse(&enrolment.endorsement_key.0)
         .map_err(|fault| wrong("endorsement_key", "endorsement_key", &fault))?;
-    if !roots.keys.contains(&endorsement_key.sha256()) {
-        check_certificates(enrolment, &endorsement_key, roots, at)?;
-    }
-    Ok(EnrolledMachine { endorsement_key, attestation_key })
+    let class = match roots.keys.get(&endorsement_key.sha256()) {
+        Some(class) => *class,
+        None => check_certificates(enrolment, &endorsement_key, roots, at)?,
+    };
+    let object = format!("endorsement key {}", endorsement_key.sha256());
+    class.check(builder_id).map_err(|other| wrong(MACHINE_CLASS, &object, &other))?;
+    Ok(EnrolledMachine { endorsement_key, class, attestation_key })
 }
 
 /// fixedTPM, fixedParent, restricted and sign say where a key is and what it signs; each way to lack them has its word.
@@ -59,7 +72,12 @@ fn attestation_code(fault: PublicError) -> &'static str {
 }
 
 /// One of the certificates is on this key, and a root vouches for it.
-fn check_certificates(enrolment: &Enrolment, key: &EkPublic, roots: &Roots, at: Timestamp) -> Result<(), Finding> {
+fn check_certificates(
+    enrolment: &Enrolment,
+    key: &EkPublic,
+    roots: &Roots,
+    at: Timestamp,
+) -> Result<TpmClass, Finding> {
     let object = format!("endorsement key {}", key.sha256());
     if enrolment.certificates.is_empty() {
         let reason = "the TPM keeps no certificate for its key, and the site does not list the key";
@@ -73,7 +91,7 @@ fn check_certificates(enrolment: &Enrolment, key: &EkPublic, roots: &Roots, at: 
         let fault = match EkCertificate::from_nv(bytes) {
             Err(fault) => wrong("endorsement_certificate", &object, &fault),
             Ok(certificate) => match certificate.vouched(key, &chain, roots, at) {
-                Ok(()) => return Ok(()),
+                Ok(class) => return Ok(class),
                 // A TPM has certificates for its other keys too: of interest only if there is none for this one.
                 Err(PathFault::OtherKey) => continue,
                 Err(fault @ PathFault::Time { .. }) => wrong("endorsement_expired", &object, &fault),

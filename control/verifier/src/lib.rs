@@ -76,6 +76,7 @@ fn judge(bundle: &Bundle, anchors: &Anchors, verdict: &mut Verdict) -> Result<()
 
     let booted = boot::check(quoted, anchors)?;
     verdict.pass(Gate::Boot);
+    verdict.machine_class = Some(booted.machine_class);
     verdict.builder_id = Some(booted.configuration.builder_id.clone());
     verdict.image_sha256 = Some(booted.quoted.whole.binding.challenge.image_sha256);
     let outcome = booted.quoted.whole.manifest.outcome;

@@ -2,6 +2,7 @@
 
 use kiln_formats::decision::Refusal;
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::manifest::Outcome;
 use kiln_formats::names::Name;
 use kiln_formats::quote::Quote;
@@ -67,6 +68,8 @@ pub struct Verdict {
     pub build_id: Option<Name>,
     /// The machine: the digest of its endorsement key, on the authority's word (gate quote).
     pub machine: Option<Sha256Digest>,
+    /// As what the site enrols the machine's TPM, on the authority's word (gate boot).
+    pub machine_class: Option<TpmClass>,
     /// The kind of machine (gate boot).
     pub builder_id: Option<String>,
     /// The image that ran (gate boot).
@@ -107,6 +110,7 @@ impl Verdict {
             refusal: None,
             build_id: None,
             machine: None,
+            machine_class: None,
             builder_id: None,
             image_sha256: None,
             job_sha256: None,

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use kiln_formats::endorsement::{CaCertificate, EkCertificate, EkPublic, Roots};
+use kiln_formats::endorsement::{CaCertificate, EkCertificate, EkPublic, Roots, TpmClass};
 use kiln_formats::enrolment::{Credential, Enrolment};
 use kiln_formats::timestamp::Timestamp;
 use libfuzzer_sys::fuzz_target;
@@ -15,8 +15,12 @@ const ISSUER: &[u8] = include_bytes!("../../src/endorsement/vectors/issuer.pem")
 
 fuzz_target!(|bytes: &[u8]| {
     let _ = EkPublic::parse(bytes);
+    if let Some(class) = std::str::from_utf8(bytes).ok().and_then(|text| text.parse::<TpmClass>().ok()) {
+        assert_eq!(class.as_str().as_bytes(), bytes);
+    }
     let key = EkPublic::parse(KEY).expect("a key");
-    let roots = CaCertificate::from_file(ROOT).into_iter().collect();
+    let root = CaCertificate::from_file(ROOT).into_iter();
+    let roots = root.map(|root| (TpmClass::Hardware, root)).collect();
     let issuers = CaCertificate::from_file(ISSUER).into_iter().collect();
     let roots = Roots { roots, issuers, ..Roots::default() };
     let at = Timestamp::from_unix(1_800_000_000).expect("a second of 2027");

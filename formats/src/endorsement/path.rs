@@ -6,7 +6,7 @@
 //!
 //! Source: RFC 5280, section 6.1.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use p256::ecdsa::signature::hazmat::PrehashVerifier as _;
 use p256::pkcs8::DecodePublicKey as _;
@@ -14,8 +14,8 @@ use x509_cert::der::Encode as _;
 use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
-use super::EkPublic;
 use super::certificate::{CaCertificate, EkCertificate, Parsed};
+use super::{EkPublic, TpmClass};
 use crate::digest::Sha256Digest;
 use crate::pcr::Bank;
 use crate::quote::RsaKey;
@@ -23,18 +23,18 @@ use crate::timestamp::Timestamp;
 
 /// The most authorities between a root and an endorsement key, the root counted. Vendors have two to four.
 pub const CHAIN_DEPTH_MAX: usize = 6;
-/// The most signatures that are checked for one certificate, whatever a machine sends.
+/// The most signatures that are checked for one certificate and class, whatever a machine sends.
 const SIGNATURES_MAX: u32 = 32;
 
 /// Which TPMs a site takes for TPMs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Roots {
-    /// Authorities that the site trusts of itself.
-    pub roots: Vec<CaCertificate>,
+    /// Authorities that the site trusts of itself, each for TPMs of one class.
+    pub roots: Vec<(TpmClass, CaCertificate)>,
     /// Authorities that it knows and that a root must vouch for.
     pub issuers: Vec<CaCertificate>,
-    /// Keys that it trusts without a certificate, by [`EkPublic::sha256`].
-    pub keys: BTreeSet<Sha256Digest>,
+    /// Keys that it trusts without a certificate, by [`EkPublic::sha256`], each of a TPM of this class.
+    pub keys: BTreeMap<Sha256Digest, TpmClass>,
 }
 
 /// Why nobody vouches for a key.
@@ -55,8 +55,8 @@ pub enum PathFault {
 }
 
 impl EkCertificate {
-    /// Holds if a root of `roots` vouches for `key` at the time. `chain` are authorities that the machine brought; they are
-    /// believed for nothing but what a root says of them.
+    /// As what a root of `roots` vouches for `key` at the time; as the class that says less, if roots of both classes do. `chain` are
+    /// authorities that the machine brought; they are believed for nothing but what a root says of them.
     ///
     /// # Errors
     /// [`PathFault`].
@@ -66,7 +66,7 @@ impl EkCertificate {
         chain: &[CaCertificate],
         roots: &Roots,
         at: Timestamp,
-    ) -> Result<(), PathFault> {
+    ) -> Result<TpmClass, PathFault> {
         if !key.is(self.parsed.key()) {
             return Err(PathFault::OtherKey);
         }
@@ -74,13 +74,17 @@ impl EkCertificate {
             return Err(PathFault::Time { at });
         }
         let issuers: Vec<_> = roots.issuers.iter().chain(chain).collect();
-        let mut search = Search { roots: &roots.roots, issuers, at, signatures: 0 };
-        if search.leads(&self.parsed, 0) { Ok(()) } else { Err(PathFault::NoPath) }
+        let vouches = |class: &TpmClass| {
+            let of_class = roots.roots.iter().filter(|(of, _)| of == class).map(|(_, root)| root);
+            let mut search = Search { roots: of_class.collect(), issuers: issuers.clone(), at, signatures: 0 };
+            search.leads(&self.parsed, 0)
+        };
+        TpmClass::ALL.into_iter().find(vouches).ok_or(PathFault::NoPath)
     }
 }
 
 struct Search<'a> {
-    roots: &'a [CaCertificate],
+    roots: Vec<&'a CaCertificate>,
     issuers: Vec<&'a CaCertificate>,
     at: Timestamp,
     signatures: u32,

@@ -28,8 +28,11 @@ fn later() -> Timestamp {
     Timestamp::from_unix(1_830_000_000).unwrap()
 }
 
+const HARDWARE: TpmClass = TpmClass::Hardware;
+const VIRTUAL: TpmClass = TpmClass::Virtual;
+
 fn roots() -> Roots {
-    Roots { roots: vec![ca(ROOT)], issuers: vec![ca(ISSUER)], ..Roots::default() }
+    Roots { roots: vec![(HARDWARE, ca(ROOT))], issuers: vec![ca(ISSUER)], ..Roots::default() }
 }
 
 #[test]
@@ -38,7 +41,7 @@ fn the_keys_of_a_tpm_are_what_its_certificates_carry() {
     {
         let certificate = EkCertificate::from_nv(certificate).unwrap();
         assert_eq!(key(public).kind(), kind);
-        assert_eq!(certificate.vouched(&key(public), &[], &roots(), later()), Ok(()));
+        assert_eq!(certificate.vouched(&key(public), &[], &roots(), later()), Ok(HARDWARE));
         assert_eq!(certificate.vouched(&key(P256), &[], &roots(), later()), Err(PathFault::OtherKey));
     }
     assert_eq!(key(P256).kind(), EkKind::P256);
@@ -48,13 +51,18 @@ fn the_keys_of_a_tpm_are_what_its_certificates_carry() {
 fn a_path_leads_to_a_root_of_the_site_or_nowhere() {
     let certificate = EkCertificate::from_nv(RSA_CERTIFICATE).unwrap();
     let vouched = |roots: &Roots, chain: &[CaCertificate], at| certificate.vouched(&key(RSA), chain, roots, at);
-    let root_alone = Roots { roots: vec![ca(ROOT)], ..Roots::default() };
+    let root_alone = Roots { roots: vec![(HARDWARE, ca(ROOT))], ..Roots::default() };
     assert_eq!(vouched(&root_alone, &[], later()), Err(PathFault::NoPath));
     // What a machine brings may stand between, and is no root.
-    assert_eq!(vouched(&root_alone, &[ca(ISSUER)], later()), Ok(()));
+    assert_eq!(vouched(&root_alone, &[ca(ISSUER)], later()), Ok(HARDWARE));
     assert_eq!(vouched(&Roots::default(), &[ca(ISSUER), ca(ROOT)], later()), Err(PathFault::NoPath));
-    let issuer_trusted = Roots { roots: vec![ca(ISSUER)], ..Roots::default() };
-    assert_eq!(vouched(&issuer_trusted, &[], later()), Ok(()));
+    let issuer_trusted = Roots { roots: vec![(VIRTUAL, ca(ISSUER))], ..Roots::default() };
+    assert_eq!(vouched(&issuer_trusted, &[], later()), Ok(VIRTUAL));
+    // Vouched for as both, it is what says less, in whatever order.
+    for roots in [[(HARDWARE, ca(ROOT)), (VIRTUAL, ca(ISSUER))], [(VIRTUAL, ca(ROOT)), (HARDWARE, ca(ISSUER))]] {
+        let both = Roots { roots: roots.into(), issuers: vec![ca(ISSUER)], ..Roots::default() };
+        assert_eq!(vouched(&both, &[], later()), Ok(VIRTUAL));
+    }
     let early = Timestamp::from_unix(1_700_000_000).unwrap();
     assert_eq!(vouched(&roots(), &[], early), Err(PathFault::Time { at: early }));
 }
@@ -88,7 +96,7 @@ fn no_bit_of_a_certificate_is_free() {
             let mut other = certificate.to_vec();
             other[at] ^= 1 << (at % 8);
             let vouched = EkCertificate::from_nv(&other).map(|c| c.vouched(&key(public), &[], &roots(), later()));
-            assert!(!matches!(vouched, Ok(Ok(()))), "byte {at}");
+            assert!(!matches!(vouched, Ok(Ok(_))), "byte {at}");
         }
     }
 }

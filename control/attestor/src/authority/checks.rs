@@ -6,9 +6,9 @@ use kiln_formats::certificate::SpiffeId;
 use kiln_formats::challenge::Challenge;
 use kiln_formats::decision::{self, Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::dispatch::{Dispatch, Dispatched};
+use kiln_formats::dispatch::{Dispatch, Dispatched, Used};
 use kiln_formats::dsse::{Envelope, pae};
-use kiln_formats::endorsement::Roots;
+use kiln_formats::endorsement::{Roots, TpmClass};
 use kiln_formats::link::{Attestation, Blob, Certificates, NotAttested};
 use kiln_formats::manifest;
 use kiln_formats::names::{Name, PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD, PREDICATE_RUNTIME_TRACE};
@@ -31,10 +31,15 @@ use crate::ledger::{Act, Issued};
 use crate::site::trust_lists::{self, TrustListsError};
 use crate::state::Refusal;
 
-/// Does the machine say which TPM it has, and does the site take it for one?
-pub(super) fn enrolment(message: &[u8], roots: &Roots, at: Timestamp) -> Result<EnrolledMachine, Vec<Finding>> {
+/// Does the machine say which TPM it has, and does the site take it for one of the class that the builder id stands for?
+pub(super) fn enrolment(
+    message: &[u8],
+    roots: &Roots,
+    builder_id: &str,
+    at: Timestamp,
+) -> Result<EnrolledMachine, Vec<Finding>> {
     let read = serde_json::from_slice(message).map_err(|error| enrolment::unreadable(&error));
-    read.and_then(|read| enrolment::check(&read, roots, at)).map_err(|Findings(findings)| findings)
+    read.and_then(|read| enrolment::check(&read, roots, builder_id, at)).map_err(|Findings(findings)| findings)
 }
 
 /// How far a clock may be behind the time of the last entry, in seconds: two hosts of one site, and what a clock is corrected by.
@@ -150,7 +155,8 @@ pub(super) fn certify(
     let attestation = issue(Purpose::Attestation(&attestation), "attestation", &attestation_key)?;
     let name = SpiffeId::dispatch(site.trust_domain(), machine, build_id).map_err(|_| Fault::BuildId)?;
     let said = Dispatched { binding: &answer.binding, quote: &answer.quote.0, builder_id: authority.builder_id };
-    let dispatch = dispatch(authority, &said, |spki| issue(Purpose::Dispatch(&name), "dispatch", spki))?;
+    let dispatch =
+        dispatch(authority, &said, attested.class, |spki| issue(Purpose::Dispatch(&name), "dispatch", spki))?;
     let certificates = Certificates {
         authority: site.authority().to_pem().map_err(CertifyError::from)?,
         statement: statement.0,
@@ -172,6 +178,7 @@ pub(super) fn certify(
 fn dispatch(
     authority: &Authority<'_>,
     said: &Dispatched<'_>,
+    class: TpmClass,
     certify: impl FnOnce(&[u8]) -> Result<(String, Issued), Fault>,
 ) -> Result<(Dispatch, Issued), Fault> {
     let mut seed = Zeroizing::new([0; 32]);
@@ -179,12 +186,13 @@ fn dispatch(
     let key = SigningKey::from_bytes(&seed);
     let encode = |source| Fault::Encode { source };
     let reference_sha256 = Sha256Digest::of(&canonical::to_vec(authority.reference).map_err(encode)?);
+    let used = Used { reference_sha256, class };
     let sign = |payload: Vec<u8>| -> Result<Blob, Fault> {
         let signature = key.sign(&pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
         Ok(Blob(Envelope::new(PAYLOAD_STATEMENT, &payload, &signature).to_vec().map_err(encode)?))
     };
-    let attestation = said.attestation(reference_sha256).and_then(|statement| canonical::to_vec(&statement));
-    let summary = said.summary(reference_sha256).and_then(|statement| canonical::to_vec(&statement));
+    let attestation = said.attestation(used).and_then(|statement| canonical::to_vec(&statement));
+    let summary = said.summary(used).and_then(|statement| canonical::to_vec(&statement));
     let (certificate, issued) = certify(&PublicKey(key.verifying_key()).spki())?;
     let dispatch = Dispatch {
         certificate,

@@ -16,7 +16,8 @@ use std::path::PathBuf;
 
 use kiln_formats::canonical;
 use kiln_formats::certificate::{self, Certificate};
-use kiln_formats::dispatch::{Dispatch, Dispatched};
+use kiln_formats::dispatch::{Dispatch, Dispatched, Used};
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::job::draft;
 use kiln_formats::link::NotAttested;
 use kiln_formats::log::Stream;
@@ -60,6 +61,7 @@ struct Rig {
     _directory: tempfile::TempDir,
     site: Site,
     state: State,
+    builder_id: &'static str,
     reference: Reference,
     offer: Offer,
     taken: AtomicBool,
@@ -74,7 +76,7 @@ impl Rig {
         let path = directory.path().join("site");
         let names = site::Names { site: "demo".parse().unwrap(), trust_domain: "demo.example".parse().unwrap() };
         site::create(&path, &names, &site::PROFILES, now(), getrandom::fill).unwrap();
-        site::enrolment::add_key(&path, endorsement().sha256()).unwrap();
+        site::enrolment::add_key(&path, TpmClass::Virtual, endorsement().sha256()).unwrap();
         let site = Site::open(&path, now()).unwrap();
         let document = document(&site);
         let input = directory.path().join("input");
@@ -84,6 +86,7 @@ impl Rig {
         fs::create_dir(&bundle).unwrap();
         let state = State::open(&site).unwrap();
         Self {
+            builder_id: BUILDER_DIRECT,
             reference: reference(&site),
             state,
             _directory: directory,
@@ -112,7 +115,7 @@ impl Rig {
         Authority {
             site: &self.site,
             state: &self.state,
-            builder_id: BUILDER_DIRECT,
+            builder_id: self.builder_id,
             reference: &self.reference,
             offer: &self.offer,
             taken: &self.taken,
@@ -154,7 +157,8 @@ pub(crate) fn reference(site: &Site) -> Reference {
 async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
     let mut rig = Rig::new();
     let (root, document) = (rig.site.root().clone(), rig.offer.document().to_vec());
-    let used = Sha256Digest::of(&canonical::to_vec(&rig.reference).unwrap());
+    let reference_sha256 = Sha256Digest::of(&canonical::to_vec(&rig.reference).unwrap());
+    let used = Used { reference_sha256, class: TpmClass::Virtual };
     let outcome = rig.run(async |mut machine| {
         let answer = machine.prepare().await;
         let (_, certificates) = machine.send_attestation(&answer).await.unwrap();

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::link::path;
 use kiln_formats::manifest::Outcome as Said;
 use kiln_formats::timestamp::Timestamp;
@@ -89,7 +90,7 @@ fn new_site(directory: &Path) -> Arc<Site> {
     let names = site::Names { site: "demo".parse().unwrap(), trust_domain: "demo.example".parse().unwrap() };
     let now = host_clock().unwrap();
     site::create(directory, &names, &site::PROFILES, now, getrandom::fill).unwrap();
-    site::enrolment::add_key(directory, endorsement().sha256()).unwrap();
+    site::enrolment::add_key(directory, TpmClass::Virtual, endorsement().sha256()).unwrap();
     Arc::new(Site::open(directory, now).unwrap())
 }
 

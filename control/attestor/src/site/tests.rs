@@ -1,6 +1,7 @@
 //! A site is made whole, read with every check, and never overwritten.
 
 mod change;
+mod enrolment;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

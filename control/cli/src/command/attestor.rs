@@ -25,7 +25,7 @@ use crate::{document, host};
 #[command(after_help = "\
 Examples:
   kiln attestor serve --site site --listen 0.0.0.0:8443 --name attestor.example --job a.toml --out out
-  kiln attestor enrol --site site --root vendor-root.pem
+  kiln attestor enrol --site site --class hardware --root vendor-root.pem
   kiln attestor status --site site
   kiln attestor ledger verify --site site --head kept.json --evidence out
   kiln attestor ledger show --site site --build 4f0c…

@@ -28,6 +28,32 @@ fn a_new_site_has_a_ledger_that_holds() {
     assert!(text(&verified.stdout).contains(&text(&digest.stdout)[..64]), "{}", text(&digest.stdout));
 }
 
+/// Whoever enrols says what it is; nothing is taken for a device because nobody said.
+#[test]
+fn what_is_enrolled_is_hardware_or_virtual() {
+    let desk = desk();
+    let enrol = |more: &[&str]| kiln(desk.path(), &[&["attestor", "enrol", "--site", "site"], more].concat());
+    let key = "8d".repeat(32);
+    for unsaid in [&["--key", &key][..], &["--key", &key, "--class", "metal"], &["--root", "maker.pem"]] {
+        assert_eq!(code(&enrol(unsaid)), 2, "{unsaid:?}");
+    }
+    let hardware = enrol(&["--class", "hardware", "--key", &key, "--json"]);
+    assert_eq!(code(&hardware), 0, "{}", text(&hardware.stderr));
+    let chosen: serde_json::Value = serde_json::from_slice(&hardware.stdout).unwrap();
+    let expected = serde_json::json!({
+        "hardware": { "roots": 0, "keys": [key] }, "virtual": { "roots": 0, "keys": [] }, "issuers": 0,
+    });
+    assert_eq!(chosen, expected);
+    let both = enrol(&["--class", "virtual", "--key", &key]);
+    assert_eq!(code(&both), 2);
+    assert!(text(&both.stderr).contains("as the other class"), "{}", text(&both.stderr));
+    // A site from before there were classes.
+    fs::write(desk.path().join("site/enrolment/keys"), &key).unwrap();
+    let before = enrol(&[]);
+    assert_eq!(code(&before), 2);
+    assert!(text(&before.stderr).contains("hardware or virtual"), "{}", text(&before.stderr));
+}
+
 #[test]
 fn a_changed_file_and_a_replaced_one_are_noticed() {
     let desk = desk();

@@ -4,16 +4,19 @@
 //! themselves; whether the boot is good is not taken from them: the gate itself has found that out.
 
 use kiln_formats::certificate::SpiffeId;
-use kiln_formats::dispatch::Dispatched;
+use kiln_formats::dispatch::{DispatchError, Dispatched};
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::manifest::path;
 use kiln_formats::trust::Configuration;
 
 use super::GATE;
+use crate::enrolment::MACHINE_CLASS;
 use crate::evidence::{bytes, certificate};
 use crate::finding::Finding;
 use crate::quote::QuotedEvidence;
 
-pub(super) fn check(quoted: &QuotedEvidence<'_>, configuration: &Configuration) -> Result<(), Finding> {
+/// Returns as what the site enrols the machine's TPM, on the authority's word, which fits the builder id.
+pub(super) fn check(quoted: &QuotedEvidence<'_>, configuration: &Configuration) -> Result<TpmClass, Finding> {
     let whole = &quoted.whole;
     let leaf = certificate(whole.bundle, GATE, path::DISPATCH_KEY)?;
     let named = |code, reason: String| Finding::new(GATE, code, path::DISPATCH_KEY, reason);
@@ -31,7 +34,9 @@ pub(super) fn check(quoted: &QuotedEvidence<'_>, configuration: &Configuration) 
     };
     let attestation = bytes(whole.bundle, GATE, path::DISPATCH)?;
     let summary = bytes(whole.bundle, GATE, path::DISPATCH_SUMMARY)?;
-    let checked = said.check(attestation, summary, &signer.key);
-    checked.map_err(|e| Finding::new(GATE, "dispatch", e.statement(), e.to_string()))?;
-    Ok(())
+    let wrong = |error: DispatchError| {
+        let code = if matches!(error, DispatchError::Class { .. }) { MACHINE_CLASS } else { "dispatch" };
+        Finding::new(GATE, code, error.statement(), error.to_string())
+    };
+    Ok(said.check(attestation, summary, &signer.key).map_err(wrong)?.class)
 }

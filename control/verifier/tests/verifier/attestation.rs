@@ -1,7 +1,7 @@
 //! The authority's check of the first quote.
 
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::endorsement::{EkPublic, Roots};
+use kiln_formats::endorsement::{EkPublic, Roots, TpmClass};
 use kiln_formats::enrolment::{self, Enrolment, SECRET_BYTES};
 use kiln_formats::event::Event;
 use kiln_formats::link::{Attestation, Blob};
@@ -58,14 +58,31 @@ fn judge(answer: &Attestation) -> Result<AttestedMachine, Findings> {
 
 /// What a machine with these keys enrols as, at a site that lists its endorsement key.
 fn enrolled(endorsement_key: &[u8], attestation_key: &[u8]) -> Result<EnrolledMachine, &'static str> {
-    let keys = EkPublic::parse(endorsement_key).iter().map(EkPublic::sha256).collect();
+    enrolled_as(TpmClass::Virtual, endorsement_key, attestation_key)
+}
+
+/// The same, of a TPM of this class.
+fn enrolled_as(
+    class: TpmClass,
+    endorsement_key: &[u8],
+    attestation_key: &[u8],
+) -> Result<EnrolledMachine, &'static str> {
+    let keys = EkPublic::parse(endorsement_key).iter().map(|key| (key.sha256(), class)).collect();
     let said = Enrolment {
         endorsement_key: Blob(endorsement_key.to_vec()),
         attestation_key: Blob(attestation_key.to_vec()),
         ..Enrolment::default()
     };
     let roots = Roots { keys, ..Roots::default() };
-    kiln_verifier::enrolment::check(&said, &roots, at(0)).map_err(|Findings(findings)| findings[0].code)
+    kiln_verifier::enrolment::check(&said, &roots, BUILDER_FIRMWARE, at(0))
+        .map_err(|Findings(findings)| findings[0].code)
+}
+
+#[test]
+fn a_machine_is_of_the_class_that_its_builder_id_stands_for() {
+    let enrolled = |class| enrolled_as(class, &ek_public(), &ak_public(ATTRIBUTES));
+    assert_eq!(enrolled(TpmClass::Virtual).map(|machine| machine.class), Ok(TpmClass::Virtual));
+    assert_eq!(enrolled(TpmClass::Hardware).map(drop), Err("machine_class"));
 }
 
 fn rejected(change: impl FnOnce(&mut Attestation)) -> (Gate, &'static str) {
@@ -125,7 +142,8 @@ fn keys_that_could_lie_are_not_enrolled() {
         attestation_key: Blob(ak_public(ATTRIBUTES)),
         ..Enrolment::default()
     };
-    let Findings(findings) = kiln_verifier::enrolment::check(&said, &Roots::default(), at(0)).unwrap_err();
+    let Findings(findings) =
+        kiln_verifier::enrolment::check(&said, &Roots::default(), BUILDER_FIRMWARE, at(0)).unwrap_err();
     assert_eq!(findings[0].code, "endorsement_uncertified");
 }
 

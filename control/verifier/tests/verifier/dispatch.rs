@@ -1,5 +1,6 @@
 //! Gate 3: the authority's word that it checked the machine before it handed out the job.
 
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::manifest::path;
 use kiln_verifier::Gate;
 
@@ -44,6 +45,13 @@ fn the_authority_alone_says_it_and_of_this_build_alone() {
             gate,
             "certificate",
             "signature",
+        ),
+        (
+            "a TPM of another class, on the authority's own word",
+            Plan { class: TpmClass::Hardware, ..Plan::default() },
+            gate,
+            "machine_class",
+            "dispatch attestation",
         ),
         ("another job", says(|b| b.challenge.job_sha256 = digest("x")), gate, "dispatch", "does not say"),
         ("another image", says(|b| b.challenge.image_sha256 = digest("x")), gate, "dispatch", "does not say"),

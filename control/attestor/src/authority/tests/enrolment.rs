@@ -68,9 +68,15 @@ impl Rig {
     }
 
     pub(super) fn trusts(&self, maker: &Maker) {
+        self.trusts_as(TpmClass::Virtual, maker);
+    }
+
+    /// Takes this maker's TPMs for ones of a class.
+    pub(super) fn trusts_as(&self, class: TpmClass, maker: &Maker) {
         let file = self.site.directory().join("maker.der");
         fs::write(&file, maker.certificate()).unwrap();
-        site::enrolment::add_certificate(self.site.directory(), site::enrolment::Role::Root, "maker", &file).unwrap();
+        let role = site::enrolment::Role::Root(class);
+        site::enrolment::add_certificate(self.site.directory(), role, "maker", &file).unwrap();
     }
 }
 
@@ -157,7 +163,7 @@ async fn an_attestation_key_is_restricted_and_of_one_form() {
     let mut public = Endorsement::of(STRANGER).public();
     *public.last_mut().unwrap() ^= 1;
     let key = kiln_formats::endorsement::EkPublic::parse(&public).unwrap();
-    site::enrolment::add_key(rig.site.directory(), key.sha256()).unwrap();
+    site::enrolment::add_key(rig.site.directory(), TpmClass::Virtual, key.sha256()).unwrap();
     rig.turns_away("enrolment", |machine| json(&Enrolment { endorsement_key: Blob(public), ..machine.enrolment() }))
         .await;
 }
@@ -198,7 +204,7 @@ async fn only_who_opened_this_credential_is_certified() {
         .await;
     // Another machine's answer, whole in itself; its key is enrolled too.
     let mut rig = Rig::new();
-    site::enrolment::add_key(rig.site.directory(), Endorsement::of(STRANGER).sha256()).unwrap();
+    site::enrolment::add_key(rig.site.directory(), TpmClass::Virtual, Endorsement::of(STRANGER).sha256()).unwrap();
     rig.refuses("other_machine", async |machine| {
         let log = machine.prepare().await.runtime_log.0;
         machine.endorsement = Endorsement::of(STRANGER);

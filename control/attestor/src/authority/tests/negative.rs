@@ -6,6 +6,7 @@
 use kiln_formats::enrolment::Enrolment;
 use kiln_formats::event::Event;
 use kiln_formats::link::Blob;
+use kiln_formats::names::BUILDER_METAL;
 use kiln_formats::pcr::PcrIndex;
 use kiln_formats::runtime_log::RuntimeLog;
 use kiln_formats::trust::TrustBundle;
@@ -19,7 +20,7 @@ use crate::site::{read_key, trust_lists};
 use crate::state::Archive;
 
 /// What the acceptance line says, and what the machine, or the site's owner, is told.
-const CASES: [(&str, &str); 27] = [
+const CASES: [(&str, &str); 30] = [
     ("wrong nonce", "other_challenge"),
     ("reused nonce", "nonce_reused"),
     ("reused nonce after a restart of the attestor", "nonce_reused"),
@@ -47,6 +48,9 @@ const CASES: [(&str, &str); 27] = [
     ("clock set back: before the ledger's last entry", "clock_set_back"),
     ("relay of another node's answers", "other_machine"),
     ("relay of another node's enrolment", "proof"),
+    ("virtual TPM as a server: its key is listed", "machine_class"),
+    ("virtual TPM as a server: its maker is trusted", "machine_class"),
+    ("hardware TPM as a virtual machine", "machine_class"),
 ];
 
 impl Rig {
@@ -178,7 +182,8 @@ impl Rig {
                 .await;
             }
             "relay of another node's answers" => {
-                site::enrolment::add_key(self.site.directory(), Endorsement::of(STRANGER).sha256()).unwrap();
+                site::enrolment::add_key(self.site.directory(), TpmClass::Virtual, Endorsement::of(STRANGER).sha256())
+                    .unwrap();
                 self.refuses(code, async |machine| {
                     let log = machine.prepare().await.runtime_log.0;
                     machine.endorsement = Endorsement::of(STRANGER);
@@ -191,7 +196,7 @@ impl Rig {
             // The enrolment is another node's, whole; its credential opens there and nowhere else.
             "relay of another node's enrolment" => {
                 let victim = Endorsement::of(STRANGER);
-                site::enrolment::add_key(self.site.directory(), victim.sha256()).unwrap();
+                site::enrolment::add_key(self.site.directory(), TpmClass::Virtual, victim.sha256()).unwrap();
                 self.refuses(code, async |machine| {
                     let log = machine.start().await;
                     let endorsement_key = Blob(victim.public());
@@ -206,6 +211,24 @@ impl Rig {
                     (status, body.to_vec())
                 })
                 .await;
+            }
+            // A virtual machine that starts the image for servers: its quote would hold, and every signature.
+            "virtual TPM as a server: its key is listed" => {
+                self.builder_id = BUILDER_METAL;
+                self.turns_away(code, |machine| json(&machine.enrolment())).await;
+            }
+            "virtual TPM as a server: its maker is trusted" => {
+                self.builder_id = BUILDER_METAL;
+                let maker = Maker::of(0x51);
+                self.trusts_as(TpmClass::Virtual, &maker);
+                let certificate = maker.certify(&Endorsement::of(STRANGER), 1000);
+                self.turns_away(code, |machine| of_a_stranger(machine, vec![certificate], vec![])).await;
+            }
+            "hardware TPM as a virtual machine" => {
+                let maker = Maker::of(0x51);
+                self.trusts_as(TpmClass::Hardware, &maker);
+                let certificate = maker.certify(&Endorsement::of(STRANGER), 1000);
+                self.turns_away(code, |machine| of_a_stranger(machine, vec![certificate], vec![])).await;
             }
             _ => self.attack_on_trust(what, code).await,
         }

@@ -74,7 +74,7 @@ async fn tpm2_tools_enrol_and_get_the_job() {
     let tpm = Swtpm::start();
     let keys = make_keys(&tpm);
     let mut rig = Rig::new();
-    site::enrolment::add_key(rig.site.directory(), keys.endorsement_key_sha256).unwrap();
+    site::enrolment::add_key(rig.site.directory(), TpmClass::Virtual, keys.endorsement_key_sha256).unwrap();
     let document = rig.offer.document().to_vec();
     let outcome = rig.run(async |mut machine| {
         let log = machine.start().await;
@@ -96,7 +96,7 @@ async fn what_tpm2_tools_forge_is_refused() {
     let (keys, foreign) = (make_keys(&tpm), make_keys(&other));
     // The attestation key of another TPM: the one with the endorsement key does not open the credential, and a guess is no proof.
     let mut rig = Rig::new();
-    site::enrolment::add_key(rig.site.directory(), keys.endorsement_key_sha256).unwrap();
+    site::enrolment::add_key(rig.site.directory(), TpmClass::Virtual, keys.endorsement_key_sha256).unwrap();
     rig.refuses("proof", async |machine| {
         let log = machine.start().await;
         measure(&other, &log);
@@ -110,7 +110,7 @@ async fn what_tpm2_tools_forge_is_refused() {
     .await;
     // The bytes of a quote, signed with TPM2_Sign: the attestation key refuses, and another key of the same TPM is another key.
     let mut rig = Rig::new();
-    site::enrolment::add_key(rig.site.directory(), keys.endorsement_key_sha256).unwrap();
+    site::enrolment::add_key(rig.site.directory(), TpmClass::Virtual, keys.endorsement_key_sha256).unwrap();
     rig.refuses("quote", async |machine| {
         let log = machine.start().await;
         measure(&tpm, &log);
@@ -135,14 +135,14 @@ async fn what_tpm2_tools_forge_is_refused() {
     let mut enrolment = keys.enrolment.clone();
     enrolment.attestation_key = Blob(read(&tpm, "free.pub")[2..].to_vec());
     let mut rig = Rig::new();
-    site::enrolment::add_key(rig.site.directory(), keys.endorsement_key_sha256).unwrap();
+    site::enrolment::add_key(rig.site.directory(), TpmClass::Virtual, keys.endorsement_key_sha256).unwrap();
     rig.turns_away("attestation_key_unrestricted", |_| canonical::to_vec(&enrolment).unwrap()).await;
     // More was measured than the log says: a PCR with no events.
     let mut rig = Rig::new();
-    site::enrolment::add_key(rig.site.directory(), foreign.endorsement_key_sha256).unwrap();
+    site::enrolment::add_key(rig.site.directory(), TpmClass::Virtual, foreign.endorsement_key_sha256).unwrap();
     let late = Swtpm::start();
     let keys = make_keys(&late);
-    site::enrolment::add_key(rig.site.directory(), keys.endorsement_key_sha256).unwrap();
+    site::enrolment::add_key(rig.site.directory(), TpmClass::Virtual, keys.endorsement_key_sha256).unwrap();
     rig.refuses("replay_differs", async |machine| {
         let log = machine.start().await;
         measure(&late, &log);

@@ -17,8 +17,9 @@ use kiln_formats::canonical;
 use kiln_formats::challenge::{Binding, Challenge, Closing};
 use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::dispatch::Dispatched;
+use kiln_formats::dispatch::{Dispatched, Used};
 use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::endorsement::TpmClass;
 use kiln_formats::event::Event;
 use kiln_formats::job::{Access, CheckedJob, Job, Profile, Step, WorkspaceUse};
 use kiln_formats::manifest::{File, Manifest, Outcome, path};
@@ -98,6 +99,8 @@ pub(crate) struct Plan {
     pub(crate) binding: Edit<Binding>,
     /// What the authority takes the machine's answer for.
     pub(crate) dispatched: Edit<Binding>,
+    /// As what the authority says that the TPM is enrolled.
+    pub(crate) class: TpmClass,
     pub(crate) job_document: Edit<Vec<u8>>,
     pub(crate) decision: Edit<Decision>,
     pub(crate) record: EditAt<Statement<StepRecord>>,
@@ -162,6 +165,7 @@ impl Default for Plan {
             trust: Box::new(|_| {}),
             binding: Box::new(|_| {}),
             dispatched: Box::new(|_| {}),
+            class: TpmClass::Virtual,
             job_document: Box::new(|_| {}),
             decision: Box::new(|_| {}),
             record: Box::new(|_, _| {}),
@@ -272,7 +276,7 @@ impl Plan {
         let builder_id = configuration.map_or_else(|_| names::BUILDER_FIRMWARE.into(), |read| read.builder_id);
         let said = Dispatched { binding: &binding, quote, builder_id: &builder_id };
         let sign = |payload: Vec<u8>| sign(self.dispatch_key, names::PAYLOAD_STATEMENT, &payload);
-        let used = digest("reference");
+        let used = Used { reference_sha256: digest("reference"), class: self.class };
         (sign(json(&said.attestation(used).unwrap())), sign(json(&said.summary(used).unwrap())))
     }
 
