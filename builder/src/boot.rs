@@ -63,7 +63,7 @@ pub enum BootError {
         source: CertificateError,
     },
     /// A certificate of another key.
-    #[error("the statement certificate is for another key than this machine's")]
+    #[error("a certificate is for another key or build than this machine's")]
     OtherKey,
     /// What the authority says of this machine is not what follows from its own answer.
     #[error("the authority's dispatch is not about this machine and build")]
@@ -131,6 +131,12 @@ pub(crate) struct Certified {
     pub(crate) job_sha256: Sha256Digest,
     /// The image that the authority believes to have started.
     pub(crate) image_sha256: Sha256Digest,
+    /// In whose name certificates are.
+    pub(crate) trust_domain: Name,
+    /// The digest of the machine's endorsement key.
+    pub(crate) machine: Sha256Digest,
+    /// From when to when the certificate of the issuer of steps is valid.
+    pub(crate) issuer_life: (Timestamp, Timestamp),
     /// In which way the machine was started, as it was told and measured.
     pub(crate) builder_id: String,
     /// What the site allows.
@@ -173,17 +179,28 @@ pub(crate) async fn certify<S: io::Read + io::Write>(
         builder_id: &configuration.builder_id,
     };
     let certificates: Certificates = offer(link, path::ATTESTATION, "attestation", &attestation).await?;
-    check(&certificates, &trust.root, &identity, clock.issued, &said)?;
+    let issuer_life = check(&certificates, &trust.root, &identity, &said)?;
     bundle.add(file::AUTHORITY, certificates.authority.into_bytes());
     bundle.add(file::STATEMENT_KEY, certificates.statement.into_bytes());
     bundle.add(file::ATTESTATION_KEY, certificates.attestation.into_bytes());
+    bundle.add(file::ISSUER, certificates.issuer.into_bytes());
     bundle.add(file::DISPATCH_KEY, certificates.dispatch.certificate.into_bytes());
     bundle.add(file::DISPATCH, certificates.dispatch.attestation.0);
     bundle.add(file::DISPATCH_SUMMARY, certificates.dispatch.summary.0);
     tracing::info!("attested");
     let Challenge { build_id, job_sha256, image_sha256, .. } = challenge;
-    let (builder_id, policy) = (configuration.builder_id, trust.policy);
-    Ok(Certified { build_id, job_sha256, image_sha256, builder_id, policy, trust_sha256, clock })
+    Ok(Certified {
+        build_id,
+        job_sha256,
+        image_sha256,
+        trust_domain: configuration.trust_domain,
+        machine: attestation.binding.endorsement_key_sha256,
+        issuer_life,
+        builder_id: configuration.builder_id,
+        policy: trust.policy,
+        trust_sha256,
+        clock,
+    })
 }
 
 fn read<T: Serialize + DeserializeOwned>(document: &'static str, bytes: &[u8]) -> Result<T, BootError> {
@@ -203,7 +220,7 @@ fn check_versions(configuration: &Configuration, trust: &TrustBundle, challenge:
     }
 }
 
-/// The first quote, over the challenge and this boot's key, and the logs that explain it.
+/// The first quote, over the challenge and this boot's keys, and the logs that explain it.
 fn attest<S: io::Read + io::Write>(
     custodian: &mut Custodian<S>,
     identity: &Identity,
@@ -213,6 +230,7 @@ fn attest<S: io::Read + io::Write>(
     let binding = Binding {
         challenge,
         statement_key_sha256: Sha256Digest::of(&identity.statement_key.0),
+        issuer_key_sha256: Sha256Digest::of(&identity.issuer_key.0),
         endorsement_key_sha256: EkPublic::parse(&identity.enrolment.endorsement_key.0)
             .map_err(BootError::from)?
             .sha256(),
@@ -232,6 +250,7 @@ fn attest<S: io::Read + io::Write>(
     Ok(Attestation {
         binding,
         statement_key: identity.statement_key.clone(),
+        issuer_key: identity.issuer_key.clone(),
         proof,
         quote: quote.attest,
         signature: quote.signature,
@@ -271,20 +290,26 @@ async fn offer<T: DeserializeOwned>(
 }
 
 /// The chain leads from this machine's keys to the root of the measured trust bundle, at the time of the challenge, and the
-/// authority's word is about this machine and this build.
+/// authority's word is about this machine and this build. Yields when the issuer's certificate is valid.
 fn check(
     certificates: &Certificates,
     root: &str,
     identity: &Identity,
-    at: Timestamp,
     said: &Dispatched<'_>,
-) -> Result<(), BootError> {
+) -> Result<(Timestamp, Timestamp), BootError> {
+    let Challenge { issued: at, build_id, .. } = &said.binding.challenge;
     let broken = |source| BootError::Certificate { source };
     let pem = |text: &str| Certificate::from_pem(text.as_bytes()).map_err(broken);
-    let authority = Authority::check(&pem(root)?, &pem(&certificates.authority)?, at).map_err(broken)?;
+    let authority = Authority::check(&pem(root)?, &pem(&certificates.authority)?, *at).map_err(broken)?;
     let statement = pem(&certificates.statement)?;
     authority.statement(&statement).map_err(broken)?;
     if statement.spki().map_err(broken)? != identity.statement_key.0 {
+        return Err(BootError::OtherKey);
+    }
+    let certificate = pem(&certificates.issuer)?;
+    let issuer = authority.issuer(&certificate).map_err(broken)?;
+    let is_ours = issuer.is_of(&said.binding.endorsement_key_sha256, build_id);
+    if !is_ours || certificate.spki().map_err(broken)? != identity.issuer_key.0 {
         return Err(BootError::OtherKey);
     }
     // That its key is the one that made the quote is for the authority and the verifier to see: only they read quotes.
@@ -292,5 +317,5 @@ fn check(
     let Dispatch { certificate, attestation, summary } = &certificates.dispatch;
     let key = authority.dispatch(&pem(certificate)?).map_err(broken)?.key;
     said.check(&attestation.0, &summary.0, &key)?;
-    Ok(())
+    issuer.life().ok_or(BootError::OtherKey)
 }

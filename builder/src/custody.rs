@@ -1,4 +1,4 @@
-//! What the builder asks of PID 1, which owns the TPM, the statement key, the measurement log and the power switch.
+//! What the builder asks of PID 1, which owns the TPM, every key that signs, the measurement log and the power switch.
 //!
 //! One stream socket joins the two. The builder asks, PID 1 answers, strictly one after another; a message is a length (u32,
 //! little-endian) and that many bytes of JSON. [`Custodian`] is the builder's end; [`receive`] and [`send`] are what PID 1 needs.
@@ -10,8 +10,8 @@
 //! 2. activate the credential that the authority made for this machine's TPM, once; the first quote, which comes with the proof
 //!    that it was activated;
 //! 3. measure the job; `allow` it, or do not; measure the decision; sign the decision;
-//! 4. if allowed: measure the inputs, then for each step measure its begin, run it, measure and sign its trace, measure
-//!    its end, sign its record;
+//! 4. if allowed: measure the inputs, then for each step measure its begin, start it, have it identified, let it end, measure and
+//!    sign its trace, measure its end, sign its record;
 //! 5. measure the outputs; measure and sign the provenance (left out if a step failed); in every case, a denied job's too: measure
 //!    and sign the manifest;
 //! 6. measure `final`; ask for the runtime log, whose digest the closing names; the last quote; `done`.
@@ -21,7 +21,9 @@
 //!
 //! **Measure first, then sign**: a payload is signed only directly after the event with its digest was extended, so nothing is
 //! signed that PCR 15 does not name. A request out of order ends the machine with a fault; the two [`Refusal`]s are answered.
-//! Deliberately absent: any request that hands out a key, reads a PCR, or signs under a payload type that the builder chooses.
+//! What is signed of a step is signed with a key of its own, which exists from its identification to its record and which only
+//! PID 1 ever has. Deliberately absent: any request that hands out a key, reads a PCR, signs under a payload type that the builder
+//! chooses, or certifies a key that PID 1 did not make.
 
 use std::io::{self, Read, Write};
 
@@ -31,6 +33,7 @@ use kiln_formats::event::Event;
 use kiln_formats::link::{Blob, MESSAGE_BYTES_MAX};
 use kiln_formats::manifest::Outcome;
 use kiln_formats::names::{self, Name};
+use kiln_formats::timestamp::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +58,13 @@ pub enum Request {
     Allow {
         /// The digest of the job as measured.
         job_sha256: Sha256Digest,
+    },
+    /// Make a key for the step that was begun and certify it: once for each. Answered by [`Reply::Identified`].
+    Identify {
+        /// The step's name.
+        step: Name,
+        /// What the certificate says of it.
+        task: Task,
     },
     /// Sign the payload that the event just measured names. Answered by [`Reply::Signature`].
     Sign {
@@ -114,6 +124,28 @@ pub enum Measurement {
     },
 }
 
+/// What PID 1 does not know itself of a step that it certifies a key for: job and step are those that it has measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// The site's trust domain.
+    pub trust_domain: Name,
+    /// The digest of the machine's endorsement key.
+    pub machine: Sha256Digest,
+    /// The build.
+    pub build_id: Name,
+    /// The first second of the issuer's certificate.
+    pub begin: Timestamp,
+    /// The last one.
+    pub end: Timestamp,
+    /// The image that the step runs on, by its dm-verity root hash.
+    pub image_root_hash: Sha256Digest,
+    /// The digest of the canonical JSON of its program and arguments.
+    pub argv_sha256: Sha256Digest,
+    /// The digest of the canonical JSON of what the kernel confirmed of its sandbox.
+    pub enforced_sha256: Sha256Digest,
+}
+
 /// What a signature is for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -168,6 +200,11 @@ pub enum Reply {
     Measured,
     /// To [`Request::Allow`].
     Allowed,
+    /// To [`Request::Identify`].
+    Identified {
+        /// The step's certificate: DER.
+        certificate: Blob,
+    },
     /// To [`Request::Sign`]: Ed25519 over the DSSE pre-authentication encoding.
     Signature {
         /// 64 bytes.
@@ -197,6 +234,8 @@ pub struct Identity {
     pub enrolment: Enrolment,
     /// The statement key: DER `SubjectPublicKeyInfo`.
     pub statement_key: Blob,
+    /// The key that certifies the keys of the steps: likewise.
+    pub issuer_key: Blob,
     /// The firmware's event log as the kernel gives it; empty if the firmware kept none.
     pub firmware_log: Blob,
     /// When PID 1 started, in microseconds of `CLOCK_BOOTTIME`.
@@ -224,7 +263,7 @@ pub enum Refusal {
     /// This boot has had its job.
     #[error("one_shot: this machine has had its one job")]
     OneShot,
-    /// A statement about a step that no ALLOW and no measured begin stand behind.
+    /// A key for a step that no ALLOW and no measured begin stand behind, or a second one; a statement about such a step.
     #[error("no_admission_label: the step was not admitted and begun")]
     NoAdmissionLabel,
 }
@@ -346,6 +385,17 @@ impl<S: Read + Write> Custodian<S> {
         }
     }
 
+    /// Has a key made for the step that was begun, and yields its certificate (DER).
+    ///
+    /// # Errors
+    /// [`CustodyError::Refused`] for a step that was not admitted and begun, or has one.
+    pub fn identify(&mut self, step: Name, task: Task) -> Result<Vec<u8>, CustodyError> {
+        match self.ask(&Request::Identify { step, task })? {
+            Reply::Identified { certificate } => Ok(certificate.0),
+            _ => Err(CustodyError::Unexpected),
+        }
+    }
+
     /// Has the payload signed whose digest was just measured, under [`Label::payload_type`].
     ///
     /// # Errors
@@ -430,56 +480,4 @@ mod event_text {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn a_question_finds_its_answer() {
-        let (builder, mut init) = UnixStream::pair().unwrap();
-        let job = Sha256Digest::of(b"job");
-        let asked = std::thread::spawn(move || {
-            let mut custodian = Custodian::new(builder);
-            custodian.measure(Measurement::Event { event: Event::Job(job) }).unwrap();
-            let refused = custodian.allow(job).unwrap_err();
-            assert!(matches!(refused, CustodyError::Refused { refusal: Refusal::OneShot }));
-            let mixed_up = custodian.sign(Label::Manifest, b"x").unwrap_err();
-            assert!(matches!(mixed_up, CustodyError::Unexpected));
-        });
-        let request: Request = receive(&mut init).unwrap();
-        assert_eq!(request, Request::Measure { what: Measurement::Event { event: Event::Job(job) } });
-        send(&mut init, &Reply::Measured).unwrap();
-        assert_eq!(receive::<Request>(&mut init).unwrap(), Request::Allow { job_sha256: job });
-        send(&mut init, &Reply::Refused { refusal: Refusal::OneShot }).unwrap();
-        let request = receive::<Request>(&mut init).unwrap();
-        assert_eq!(request, Request::Sign { label: Label::Manifest, payload: Blob(b"x".to_vec()) });
-        send(&mut init, &Reply::Allowed).unwrap();
-        asked.join().unwrap();
-        assert!(matches!(receive::<Request>(&mut init), Err(CustodyError::Closed)));
-    }
-
-    #[test]
-    fn only_bounded_messages_of_this_protocol_are_read() {
-        let read = |length: u32, body: &[u8]| {
-            let bytes: Vec<u8> = length.to_le_bytes().iter().chain(body).copied().collect();
-            receive::<Request>(&mut bytes.as_slice())
-        };
-        assert_eq!(read(7, b"\"hello\"").unwrap(), Request::Hello);
-        assert!(matches!(read(u32::MAX, b""), Err(CustodyError::TooLarge { .. })));
-        assert!(matches!(read(8, b"\"hello\""), Err(CustodyError::Closed)));
-        let good = r#"{"done":{"outcome":"built"}}"#;
-        let unknown_field = r#"{"done":{"outcome":"built","again":1}}"#;
-        let unknown_event = r#"{"measure":{"what":{"event":{"event":"boot:x"}}}}"#;
-        assert_eq!(read(good.len() as u32, good.as_bytes()).unwrap(), Request::Done { outcome: Outcome::Built });
-        for bad in [unknown_field, unknown_event] {
-            assert!(matches!(read(bad.len() as u32, bad.as_bytes()), Err(CustodyError::Syntax { .. })), "{bad}");
-        }
-    }
-
-    #[test]
-    fn what_is_too_large_is_not_sent() {
-        let payload = Blob(vec![0; FRAME_BYTES_MAX]);
-        let sent = send(&mut Vec::new(), &Request::Sign { label: Label::Provenance, payload });
-        assert!(matches!(sent, Err(CustodyError::TooLarge { .. })));
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 //! is the only constructor of [`Finished`], so nothing else can be attested.
 
 mod capture;
+mod identity;
 mod observe;
 mod outputs;
 mod trace;
@@ -12,6 +13,7 @@ use std::io;
 
 use hyper::Method;
 use kiln_formats::canonical;
+use kiln_formats::certificate::CertificateError;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::event::Event;
 use kiln_formats::job::{CheckedJob, Job, Step};
@@ -19,7 +21,7 @@ use kiln_formats::link::{MESSAGE_BYTES_MAX, path};
 use kiln_formats::manifest::path as file;
 use kiln_formats::names::Name;
 use kiln_formats::statement::ResourceDescriptor;
-use kiln_sandbox::{Launcher, Outcome, Policy, SpawnError, WaitError, collect};
+use kiln_sandbox::{Enforced, Launcher, Outcome, Policy, SpawnError, WaitError, collect};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::net::unix::pipe::Receiver;
 
@@ -48,6 +50,14 @@ pub enum RunError {
         step: Name,
         /// What the sandbox said.
         source: SpawnError,
+    },
+    /// The step has no certificate.
+    #[error("step {step} cannot be identified")]
+    Unidentified {
+        /// Which.
+        step: Name,
+        /// Why.
+        source: CertificateError,
     },
     /// How the step ended is not known.
     #[error("step {step} cannot be accounted for")]
@@ -129,6 +139,7 @@ impl RunError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Spawn { .. } => "step_not_started",
+            Self::Unidentified { .. } => "identity",
             Self::Wait { .. } | Self::Lost { .. } | Self::Pipe { .. } => "step_lost",
             Self::Image { .. } => "image",
             Self::Workspace { .. } => "workspace",
@@ -173,7 +184,9 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
         custodian.measure(Measurement::Event { event: Event::StepBegin(step.name.clone(), step_sha256) })?;
         let before = outputs::before(step, &workspaces)?;
         let started = certified.clock.now();
-        let (mut outcome, log, sent) = run(step, policy, &machine.launcher, link).await?;
+        let mut identify =
+            |enforced: &Enforced| identity::certificate(custodian, certified, (job.job(), sha256), step, enforced);
+        let (identity, mut outcome, log, sent) = run(step, policy, &machine.launcher, link, &mut identify).await?;
         check_image(step, job.job(), machine)?;
         let after = outputs::after(step, &workspaces)?;
         let collected = match outcome.exit.is_success() && after.iter().all(Option::is_some) {
@@ -192,6 +205,7 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
         let trace = attest::sign(custodian, label, |digest| Event::StepTrace(step.name.clone(), digest), &payload)?;
         // A server's network is up again with that event, and not before.
         sent.taken().await?;
+        link.post(&format!("{}{}", path::IDENTITIES, step.name), identity.clone().into(), MESSAGE_BYTES_MAX).await?;
         link.post(&format!("{}{}", path::TRACES, step.name), trace.envelope.to_vec(), MESSAGE_BYTES_MAX).await?;
         let observed = Observed {
             step_sha256,
@@ -215,6 +229,7 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
         byproducts.push(ResourceDescriptor::new(record_path.as_str(), record.payload_sha256));
         byproducts.push(ResourceDescriptor::new(trace_path.as_str(), trace.payload_sha256));
         byproducts.push(ResourceDescriptor::new(log_path.as_str(), statement.predicate.log.sha256));
+        bundle.add(file::identity(place.sequence, &step.name), identity.into_bytes());
         bundle.add(record_path, record.envelope);
         bundle.add(trace_path, trace.envelope);
         bundle.add(log_path, log.frames);
@@ -230,13 +245,15 @@ pub(crate) async fn steps<S: io::Read + io::Write>(
     Ok(Finished { job, sha256, outputs, byproducts })
 }
 
-/// Starts one step, takes in its log while it runs, and waits until nothing of it is left.
+/// Starts one step, has it identified by what the kernel confirmed, takes in its log while it runs, and waits until nothing of it is
+/// left. A step that cannot be identified is killed.
 async fn run(
     step: &Step,
     policy: &Policy,
     launcher: &Launcher,
     link: &mut Link,
-) -> Result<(Outcome, Log, Sent), Fault> {
+    identify: &mut impl FnMut(&Enforced) -> Result<String, Fault>,
+) -> Result<(String, Outcome, Log, Sent), Fault> {
     let name = || step.name.clone();
     let pipe = |source: io::Error| RunError::Pipe { step: name(), source };
     let mut upload = link.upload(Method::POST, &format!("{}{}", path::LOGS, step.name), None).await?;
@@ -246,6 +263,7 @@ async fn run(
     let err = Receiver::from_owned_fd(err).map_err(pipe)?;
     let started = launcher.spawn(policy, out_writer, err_writer);
     let running = started.map_err(|source| RunError::Spawn { step: name(), source })?;
+    let identity = identify(running.enforced())?;
     tracing::info!(step = %step.name, "started");
     let killer = running.killer();
     let mut ended = tokio::task::spawn_blocking(move || running.wait());
@@ -261,7 +279,7 @@ async fn run(
         Ok((log, ended)) => {
             let sent = upload.end().await;
             let ended = ended.map_err(|source| RunError::Lost { step: name(), source })?;
-            Ok((ended.map_err(|source| RunError::Wait { step: name(), source })?, log, sent))
+            Ok((identity, ended.map_err(|source| RunError::Wait { step: name(), source })?, log, sent))
         }
         Err(error) => {
             // How it ends does not matter any more, only that it does: the machine is about to power off.

@@ -1,21 +1,25 @@
-//! The site's certificates: a root, an authority, and three certificates of minutes for each build.
+//! The site's certificates: a root, an authority, four certificates of minutes for each build, and one for each of its steps.
 //!
 //! A [`Certificate`] that was only parsed is an allegation. [`Authority::check`] takes a root that the caller trusts for reasons
 //! of its own; the [`StatementCertificate`], [`AttestationCertificate`] and [`DispatchCertificate`] that an authority then hands out tell
-//! you that the site vouched for one key, for one purpose, in one name, at one time. Deliberately absent: revocation (leaves live
-//! for minutes), other algorithms, longer chains, and issuing, which needs a key.
+//! you that the site vouched for one key, for one purpose, in one name, at one time. The [`IssuerCertificate`] is of a key that one build's
+//! machine keeps to certify the keys of its steps; what it hands out, a [`StepCertificate`], also says what the step was ([`StepIdentity`]).
+//! Deliberately absent: revocation (leaves live for minutes), other algorithms, longer chains, and issuing, which needs a key, but for the
+//! certificates of steps ([`StepDraft`]).
 //!
 //! What each kind of certificate must look like, for those who issue them:
 //!
-//! | | root | authority | statement, dispatch, teardown | attestation |
-//! |-|-|-|-|-|
-//! | signed by | itself | root | authority | authority |
-//! | key | Ed25519 | Ed25519 | Ed25519 | P-256 |
-//! | basicConstraints, critical | CA | CA, path length 0 | not CA | not CA |
-//! | keyUsage, critical | keyCertSign | keyCertSign | digitalSignature | digitalSignature |
-//! | extKeyUsage | – | – | [`EKU_STATEMENT`] | [`EKU_ATTESTATION`] |
-//! | subjectAltName | – | – | [`SpiffeId::statement`], [`SpiffeId::dispatch`], [`SpiffeId::teardown`] | [`SpiffeId::attestation`] |
-//! | lifetime | any | any | at most [`LEAF_SECONDS_MAX`] | at most [`LEAF_SECONDS_MAX`] |
+//! | | root | authority | statement, dispatch, teardown | attestation | issuer | step |
+//! |-|-|-|-|-|-|-|
+//! | signed by | itself | root | authority | authority | authority | issuer |
+//! | key | Ed25519 | Ed25519 | Ed25519 | P-256 | Ed25519 | Ed25519 |
+//! | basicConstraints, critical | CA | CA, path length 1 | not CA | not CA | CA, path length 0 | not CA |
+//! | keyUsage, critical | keyCertSign | keyCertSign | digitalSignature | digitalSignature | keyCertSign | digitalSignature |
+//! | extKeyUsage | – | – | [`EKU_STATEMENT`] | [`EKU_ATTESTATION`] | – | [`EKU_STATEMENT`] |
+//! | subjectAltName | – | – | [`SpiffeId::statement`], [`SpiffeId::dispatch`], [`SpiffeId::teardown`] | [`SpiffeId::attestation`] | – | [`SpiffeId::step`] |
+//! | [`STEP_IDENTITY`], not critical | – | – | – | – | – | [`StepIdentity`] |
+//! | subject | any | any | any | any | [`issuer_name`] | any |
+//! | lifetime | any | any | at most [`LEAF_SECONDS_MAX`] | the same | the same | the issuer's |
 //!
 //! All are signed with Ed25519 and X.509 v3; subject and authority key identifiers may be there (not critical), no other extension.
 //!
@@ -23,6 +27,7 @@
 
 mod profile;
 mod spiffe;
+mod step;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -33,7 +38,10 @@ use x509_cert::der::pem::LineEnding;
 use x509_cert::der::{Decode as _, DecodePem as _, Encode as _, EncodePem as _};
 
 pub use spiffe::{SpiffeId, SpiffeIdError};
+pub use step::{STEP_IDENTITY, StepDraft, StepIdentity, issuer_name};
 
+use crate::digest::Sha256Digest;
+use crate::names::Name;
 use crate::quote::AttestationKey;
 use crate::timestamp::Timestamp;
 use profile::Kind;
@@ -46,6 +54,9 @@ pub const PEM_BYTES_MAX: usize = 8 << 10;
 
 /// Code signing. Source: RFC 5280, section 4.2.1.12.
 pub const EKU_STATEMENT: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.3");
+/// The rule of leaves that have no name.
+const NAMELESS: &str = "it has no SPIFFE id";
+
 /// `tcg-kp-AIKCertificate`. Source: TCG Credential Profile for TPM 2.0, section 3.2.16.
 pub const EKU_ATTESTATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.3");
 
@@ -72,6 +83,10 @@ pub enum Role {
     Dispatch,
     /// The one of the key with which a launcher signs that a machine is gone.
     Teardown,
+    /// The one of the key with which a machine certifies its steps' keys.
+    Issuer,
+    /// The one of the key that signs what there is to say of one step.
+    Step,
 }
 
 impl std::fmt::Display for Role {
@@ -83,6 +98,8 @@ impl std::fmt::Display for Role {
             Self::Attestation => "attestation",
             Self::Dispatch => "dispatch",
             Self::Teardown => "teardown",
+            Self::Issuer => "issuer",
+            Self::Step => "step",
         })
     }
 }
@@ -121,6 +138,9 @@ pub enum CertificateError {
         /// The time in question.
         at: Timestamp,
     },
+    /// Names or times that no certificate can hold.
+    #[error("the names or times of a certificate to be do not fit one")]
+    Draft,
 }
 
 impl Certificate {
@@ -259,15 +279,19 @@ impl Authority {
         Ok(Self { certificate: authority.clone(), key, at })
     }
 
-    fn check_leaf(&self, leaf: &Certificate, role: Role, kind: Kind) -> Result<SpiffeId, CertificateError> {
-        leaf.check_issued_by(role, &self.certificate, &self.key)?;
-        let id = profile::check(leaf, role, kind)?;
-        let (first, last) = leaf.validity();
+    fn check_below(&self, below: &Certificate, role: Role, kind: Kind) -> Result<Option<SpiffeId>, CertificateError> {
+        below.check_issued_by(role, &self.certificate, &self.key)?;
+        let id = profile::check(below, role, kind)?;
+        let (first, last) = below.validity();
         if last.saturating_sub(first) > LEAF_SECONDS_MAX {
             return Err(CertificateError::Profile { role, rule: "it lives for more than an hour" });
         }
-        leaf.check_time(role, self.at)?;
-        id.ok_or(CertificateError::Profile { role, rule: "it has no SPIFFE id" })
+        below.check_time(role, self.at)?;
+        Ok(id)
+    }
+
+    fn check_leaf(&self, leaf: &Certificate, role: Role, kind: Kind) -> Result<SpiffeId, CertificateError> {
+        self.check_below(leaf, role, kind)?.ok_or(CertificateError::Profile { role, rule: NAMELESS })
     }
 
     /// Checks the certificate of a statement key.
@@ -295,6 +319,15 @@ impl Authority {
     pub fn teardown(&self, leaf: &Certificate) -> Result<TeardownCertificate, CertificateError> {
         let id = self.check_leaf(leaf, Role::Teardown, Kind::Leaf(EKU_STATEMENT))?;
         Ok(TeardownCertificate { key: leaf.ed25519_key(Role::Teardown)?, id })
+    }
+
+    /// Checks the certificate of the key with which a machine certifies its steps' keys.
+    ///
+    /// # Errors
+    /// [`CertificateError`] with [`Role::Issuer`].
+    pub fn issuer(&self, certificate: &Certificate) -> Result<IssuerCertificate, CertificateError> {
+        self.check_below(certificate, Role::Issuer, Kind::Issuer)?;
+        Ok(IssuerCertificate { key: certificate.ed25519_key(Role::Issuer)?, certificate: certificate.clone() })
     }
 
     /// Checks the certificate of a TPM's attestation key.
@@ -345,4 +378,55 @@ pub struct TeardownCertificate {
     pub key: VerifyingKey,
     /// The build.
     pub id: SpiffeId,
+}
+
+/// The site vouches: this key was made by one build's machine to certify the keys of its steps. Of which build it is says
+/// [`IssuerCertificate::is_of`].
+#[derive(Debug, Clone)]
+pub struct IssuerCertificate {
+    certificate: Certificate,
+    /// The key.
+    pub key: VerifyingKey,
+}
+
+impl IssuerCertificate {
+    /// Whether it is the one of this build on this machine; `machine` is the digest of its endorsement key.
+    #[must_use]
+    pub fn is_of(&self, machine: &Sha256Digest, build_id: &Name) -> bool {
+        issuer_name(machine, build_id).as_ref() == Ok(self.certificate.parsed.tbs_certificate().subject())
+    }
+
+    /// First and last second of its life, which are those of the certificates that it issues; none before 1970 or after 9999.
+    #[must_use]
+    pub fn life(&self) -> Option<(Timestamp, Timestamp)> {
+        let (first, last) = self.certificate.validity();
+        Timestamp::from_unix(first).ok().zip(Timestamp::from_unix(last).ok())
+    }
+
+    /// Checks the certificate of a step's key. It counts when its issuer's counts.
+    ///
+    /// # Errors
+    /// [`CertificateError`] with [`Role::Step`].
+    pub fn step(&self, leaf: &Certificate) -> Result<StepCertificate, CertificateError> {
+        let role = Role::Step;
+        let broken = |rule| CertificateError::Profile { role, rule };
+        leaf.check_issued_by(role, &self.certificate, &self.key)?;
+        let id = profile::check(leaf, role, Kind::Step)?.ok_or(broken(NAMELESS))?;
+        if leaf.validity() != self.certificate.validity() {
+            return Err(broken("it does not live as long as its issuer's"));
+        }
+        let identity = profile::step_identity(leaf).map_err(broken)?;
+        Ok(StepCertificate { key: leaf.ed25519_key(role)?, id, identity })
+    }
+}
+
+/// The machine of a build vouches: this key signed what there is to say of the step that `id` names and `identity` describes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepCertificate {
+    /// The key.
+    pub key: VerifyingKey,
+    /// The step.
+    pub id: SpiffeId,
+    /// What it was.
+    pub identity: StepIdentity,
 }

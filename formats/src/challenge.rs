@@ -31,7 +31,7 @@ pub struct Challenge {
     pub issued: Timestamp,
 }
 
-/// A challenge, answered with the key that this boot's statements will be signed with. Canonical JSON.
+/// A challenge, answered with the keys that this boot's statements and its steps' certificates will be signed with. Canonical JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Binding {
@@ -39,6 +39,8 @@ pub struct Binding {
     pub challenge: Challenge,
     /// The digest of the statement key's SubjectPublicKeyInfo.
     pub statement_key_sha256: Sha256Digest,
+    /// The digest of the SubjectPublicKeyInfo of the key that certifies the keys of the steps.
+    pub issuer_key_sha256: Sha256Digest,
     /// Which machine answers: the digest of its endorsement key's SubjectPublicKeyInfo.
     pub endorsement_key_sha256: Sha256Digest,
 }

@@ -33,6 +33,7 @@ const JOB: &str = "job";
 const IMAGE: &str = "image";
 const MACHINE: &str = "endorsement-key";
 const STATEMENT_KEY: &str = "statement-key";
+const ISSUER_KEY: &str = "issuer-key";
 const REFERENCE: &str = "reference-values";
 /// The attribute, and in it the condition, that says how the site enrols the TPM.
 const ENROLLED: &str = "MACHINE_ENROLLED";
@@ -161,7 +162,7 @@ impl Dispatched<'_> {
     /// # Errors
     /// Never for a binding that exists; the signature is that of [`canonical::to_vec`].
     pub fn attestation(&self, used: Used) -> Result<Statement<AttributeReport>, canonical::Error> {
-        let Binding { challenge, statement_key_sha256, endorsement_key_sha256 } = self.binding;
+        let Binding { challenge, statement_key_sha256, issuer_key_sha256, endorsement_key_sha256 } = self.binding;
         let binding = || Ok(ResourceDescriptor::new(path::BINDING, self.binding_sha256()?));
         let says = |attribute: &str, target: (&str, Sha256Digest), evidence| Attribute {
             attribute: attribute.to_owned(),
@@ -187,6 +188,7 @@ impl Dispatched<'_> {
             says("JOB_BOUND", (JOB, challenge.job_sha256), binding()?),
             Attribute { conditions: class, ..enrolled },
             says("SIGNING_KEY_BOUND", (STATEMENT_KEY, *statement_key_sha256), binding()?),
+            says("SIGNING_KEY_BOUND", (ISSUER_KEY, *issuer_key_sha256), binding()?),
         ];
         Ok(Statement::new(PREDICATE_SCAI, self.subject(), AttributeReport { attributes }))
     }
@@ -283,7 +285,12 @@ mod tests {
             image_sha256: digest("image"),
             issued: Timestamp::from_unix(1_790_000_000).unwrap(),
         };
-        Binding { challenge, statement_key_sha256: digest("key"), endorsement_key_sha256: digest("ek") }
+        Binding {
+            challenge,
+            statement_key_sha256: digest("key"),
+            issuer_key_sha256: digest("issuer"),
+            endorsement_key_sha256: digest("ek"),
+        }
     }
 
     fn sign(key: &SigningKey, statement: &impl Serialize) -> Vec<u8> {
@@ -323,13 +330,14 @@ mod tests {
         for other in &elsewhere {
             assert_eq!(check(other, &attestation, &summary, &key), Err(first));
         }
-        let edits: [fn(&mut Binding); 7] = [
+        let edits: [fn(&mut Binding); 8] = [
             |binding| binding.challenge.build_id = "ff".parse().unwrap(),
             |binding| binding.challenge.nonce = digest("x"),
             |binding| binding.challenge.job_sha256 = digest("x"),
             |binding| binding.challenge.image_sha256 = digest("x"),
             |binding| binding.challenge.issued = Timestamp::from_unix(0).unwrap(),
             |binding| binding.statement_key_sha256 = digest("x"),
+            |binding| binding.issuer_key_sha256 = digest("x"),
             |binding| binding.endorsement_key_sha256 = digest("x"),
         ];
         for edit in edits {

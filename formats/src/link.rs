@@ -45,7 +45,9 @@ pub mod path {
     pub const INPUTS: &str = "/v1/inputs/";
     /// POST, followed by a step's name: its log, as it comes.
     pub const LOGS: &str = "/v1/logs/";
-    /// POST, followed by a step's name: its signed trace, as soon as the step has ended. It comes again as a file of the bundle.
+    /// POST, followed by a step's name: its certificate, as soon as the step has ended. It comes again as a file of the bundle.
+    pub const IDENTITIES: &str = "/v1/identities/";
+    /// POST, followed by a step's name: its signed trace, after its certificate. It comes again as a file of the bundle.
     pub const TRACES: &str = "/v1/traces/";
     /// POST, followed by a step's name: its signed record, after its trace. It comes again as a file of the bundle.
     pub const RECORDS: &str = "/v1/records/";
@@ -79,6 +81,8 @@ pub struct Attestation {
     pub binding: Binding,
     /// The statement key's SubjectPublicKeyInfo (DER).
     pub statement_key: Blob,
+    /// That of the key that certifies the keys of the steps.
+    pub issuer_key: Blob,
     /// That the machine opened the credential ([`crate::enrolment::proof`]).
     pub proof: Sha256Digest,
     /// The quote (TPMS_ATTEST).
@@ -105,6 +109,8 @@ pub struct Certificates {
     pub statement: String,
     /// That of the attestation key, PEM.
     pub attestation: String,
+    /// That of the key that certifies the keys of the steps, PEM.
+    pub issuer: String,
     /// The authority's word that it checked the machine for this build.
     pub dispatch: Dispatch,
 }

@@ -8,7 +8,7 @@ use crate::timestamp::Timestamp;
 
 /// The version of this format.
 pub const VERSION: u32 = 1;
-/// The most files of a bundle: a record, a trace and a log for each step, an artifact and its statement for each output, and the rest.
+/// The most files of a bundle: a certificate, a record, a trace and a log for each step, an artifact and its statement for each output, and the rest.
 pub const FILES_MAX: usize = 1024;
 /// The largest file of the evidence in bytes, artifacts apart.
 pub const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -83,6 +83,8 @@ pub mod path {
     pub const STATEMENT_KEY: &str = "evidence/certificates/statement.pem";
     /// The certificate of the TPM's attestation key.
     pub const ATTESTATION_KEY: &str = "evidence/certificates/attestation.pem";
+    /// The certificate of the key that certified the keys of the steps.
+    pub const ISSUER: &str = "evidence/certificates/issuer.pem";
     /// The certificate of the key that signed the dispatch.
     pub const DISPATCH_KEY: &str = "evidence/certificates/dispatch.pem";
     /// The authority's word that it checked the machine, for this build, before it handed out the job.
@@ -103,6 +105,12 @@ pub mod path {
 
     /// What the manifest cannot list, because it comes after it. The closing and the last quote cover these.
     pub const CLOSING_FILES: [&str; 4] = [CLOSING, RUNTIME_LOG, LAST_QUOTE, LAST_SIGNATURE];
+
+    /// The certificate of the key that signed a step's record and trace.
+    #[must_use]
+    pub fn identity(sequence: u32, step: &Name) -> String {
+        format!("evidence/identities/{sequence:02}-{step}.pem")
+    }
 
     /// The record of a step.
     #[must_use]

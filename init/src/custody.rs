@@ -1,14 +1,16 @@
 //! What PID 1 holds for the machine's one life, and what it answers about it.
 //!
-//! The statement key is made here, from the kernel's randomness, and never leaves: it signs the DSSE encoding of what
-//! [`crate::order`] lets it sign, under the payload type of the label, and is wiped when [`Custody`] is dropped. PID 1 reads no
-//! payload, no configuration and no log: it hashes them.
+//! The keys are made here, from the kernel's randomness, and never leave. The statement key signs the DSSE encoding of what
+//! [`crate::order`] lets it sign, under the payload type of the label; what there is to say of a step is signed with the step's own
+//! key ([`crate::identity`]), which the issuer's key certifies. All are wiped when they are dropped. PID 1 reads no payload, no
+//! configuration and no log: it hashes them.
 
 use std::fmt;
 
 use ed25519_dalek::pkcs8::EncodePublicKey as _;
 use ed25519_dalek::{Signer as _, SigningKey};
-use kiln_builder::custody::{Identity, Label, Measurement, Quote, Refusal, Reply, Request, WhichQuote};
+use kiln_builder::custody::{Identity, Label, Measurement, Quote, Refusal, Reply, Request, Task, WhichQuote};
+use kiln_formats::certificate::CertificateError;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse;
 use kiln_formats::enrolment::{self, Credential, SECRET_BYTES};
@@ -18,6 +20,7 @@ use kiln_formats::manifest::Outcome;
 use kiln_formats::names::Name;
 use zeroize::Zeroizing;
 
+use crate::identity::StepKey;
 use crate::measure::{Ledger, MeasureError, Registers};
 use crate::order::{Order, Violation};
 
@@ -41,15 +44,21 @@ pub(crate) enum CustodyError {
         /// Its reason, for people.
         text: String,
     },
-    /// No randomness for the statement key.
+    /// No randomness for a key.
     #[error("the kernel gives no randomness: {source}")]
     Random {
         /// What it said.
         source: getrandom::Error,
     },
-    /// The statement key has no encoding.
-    #[error("the statement key cannot be encoded")]
+    /// A key has no encoding.
+    #[error("a key cannot be encoded")]
     Encoding,
+    /// What the builder says of a step fits no certificate.
+    #[error("a step cannot be identified")]
+    Identity {
+        /// Why.
+        source: CertificateError,
+    },
 }
 
 /// What follows from a request.
@@ -61,11 +70,14 @@ pub(crate) enum Answer {
     End(Outcome),
 }
 
-/// What only this boot knows: its parts are public but for the statement key.
+/// What only this boot knows: its parts are public but for the keys.
 pub(crate) struct Custody<R> {
     order: Order,
     ledger: Ledger<R>,
     statement_key: SigningKey,
+    issuer_key: SigningKey,
+    /// From a step's identification to its record.
+    step_key: Option<StepKey>,
     identity: Identity,
     /// What was in the credential, from its activation to the first quote.
     secret: Option<Zeroizing<[u8; SECRET_BYTES]>>,
@@ -88,20 +100,22 @@ pub(crate) fn seed() -> Result<Zeroizing<[u8; 32]>, CustodyError> {
 }
 
 impl<R: Registers> Custody<R> {
-    /// Measures PID 1's program as the first event, and makes the statement key from `seed`. `identity` comes without it.
+    /// Measures PID 1's program as the first event, and makes the statement key and the issuer's from `seeds`. `identity` comes
+    /// without them.
     ///
     /// # Errors
     /// [`CustodyError::Measure`], [`CustodyError::Encoding`].
     pub(crate) fn new(
         ledger: Ledger<R>,
         program: Sha256Digest,
-        seed: &Zeroizing<[u8; 32]>,
+        seeds: &[Zeroizing<[u8; 32]>; 2],
         mut identity: Identity,
     ) -> Result<Self, CustodyError> {
-        let statement_key = SigningKey::from_bytes(seed);
-        let public = statement_key.verifying_key().to_public_key_der().map_err(|_| CustodyError::Encoding)?;
-        identity.statement_key = Blob(public.into_vec());
-        let mut custody = Self { order: Order::new(), ledger, statement_key, identity, secret: None };
+        let [statement_key, issuer_key] = seeds.each_ref().map(|seed| SigningKey::from_bytes(seed));
+        identity.statement_key = public(&statement_key)?;
+        identity.issuer_key = public(&issuer_key)?;
+        let order = Order::new();
+        let mut custody = Self { order, ledger, statement_key, issuer_key, step_key: None, identity, secret: None };
         custody.measure(&Event::Init(program))?;
         Ok(custody)
     }
@@ -119,6 +133,9 @@ impl<R: Registers> Custody<R> {
                 .map(|()| Reply::Measured),
             Request::Allow { job_sha256 } => {
                 self.order.allow(&job_sha256).map(|()| Reply::Allowed).map_err(CustodyError::from)
+            }
+            Request::Identify { step, task } => {
+                self.identify(&step, &task).map(|certificate| Reply::Identified { certificate })
             }
             Request::Sign { label, payload } => {
                 self.sign(&label, &payload.0).map(|signature| Reply::Signature { signature })
@@ -145,9 +162,23 @@ impl<R: Registers> Custody<R> {
         Ok(self.ledger.record(event)?)
     }
 
+    fn identify(&mut self, step: &Name, task: &Task) -> Result<Blob, CustodyError> {
+        let begun = self.order.identify(step)?;
+        let (key, certificate) = StepKey::issue(begun, task, &self.issuer_key)?;
+        self.step_key = Some(key);
+        Ok(Blob(certificate))
+    }
+
     fn sign(&mut self, label: &Label, payload: &[u8]) -> Result<Blob, CustodyError> {
         self.order.sign(label, &Sha256Digest::of(payload))?;
-        let signature = self.statement_key.sign(&dsse::pae(label.payload_type(), payload));
+        let message = dsse::pae(label.payload_type(), payload);
+        let signature = match label {
+            Label::Trace { step } => self.step_key.as_ref().and_then(|key| key.sign(step, &message)),
+            // The last word of a step: its key goes with it.
+            Label::Record { step } => self.step_key.take().and_then(|key| key.sign(step, &message)),
+            Label::Decision | Label::Provenance | Label::Manifest => Some(self.statement_key.sign(&message)),
+        };
+        let signature = signature.ok_or(Violation::Refused(Refusal::NoAdmissionLabel))?;
         Ok(Blob(signature.to_bytes().to_vec()))
     }
 
@@ -164,6 +195,11 @@ impl<R: Registers> Custody<R> {
         let proof = self.secret.take().map(|secret| enrolment::proof(&secret, qualifying));
         Ok(Quote { attest: Blob(quote.attest), signature: Blob(quote.signature), runtime_log, proof })
     }
+}
+
+fn public(key: &SigningKey) -> Result<Blob, CustodyError> {
+    let public = key.verifying_key().to_public_key_der().map_err(|_| CustodyError::Encoding)?;
+    Ok(Blob(public.into_vec()))
 }
 
 fn refused(refusal: Refusal) -> Reply {

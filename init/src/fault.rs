@@ -64,6 +64,7 @@ impl Fault {
             Self::Custody(CustodyError::Order(_)) => "order",
             Self::Custody(CustodyError::Builder { code, .. }) => code.as_str(),
             Self::Custody(CustodyError::Random { .. } | CustodyError::Encoding) => "statement_key",
+            Self::Custody(CustodyError::Identity { .. }) => "identity",
             Self::Supervise(SuperviseError::Ended { .. }) => "builder_ended",
             Self::Supervise(SuperviseError::Lifetime) => "lifetime",
             Self::Supervise(_) => "builder_io",

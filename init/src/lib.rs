@@ -35,6 +35,7 @@ mod child;
 mod custody;
 mod fault;
 mod features;
+mod identity;
 mod measure;
 mod metal;
 mod mounts;
@@ -115,12 +116,13 @@ fn live(machine: &Machine) -> Result<Outcome, Fault> {
     let identity = Identity {
         enrolment: anchor.enrolment(),
         statement_key: Blob::default(),
+        issuer_key: Blob::default(),
         firmware_log: Blob(firmware_log),
         init_uptime_us,
     };
     let banks = anchor.banks().to_vec();
     let ledger = Ledger::new(anchor, measure::boot_id()?, &banks, uptime_us)?;
-    let mut custody = Custody::new(ledger, measure::own_digest()?, &custody::seed()?, identity)?;
+    let mut custody = Custody::new(ledger, measure::own_digest()?, &[custody::seed()?, custody::seed()?], identity)?;
     match machine {
         Machine::Virtual { .. } => supervise::run(custody, None),
         Machine::Metal { .. } => {

@@ -2,7 +2,7 @@
 //!
 //! [`Order`] is asked before each act; a yes is recorded at once, because an act that fails after it ends the machine. What
 //! holds after any sequence of yeses: one job, at most one ALLOW, nothing signed but the payload that the last event names, no
-//! record of a step without an ALLOW, its begin and its trace, no quote of a machine that did not enrol, nothing measured after `final`, nothing at all after the last quote.
+//! key for a step without an ALLOW and its begin, no record of one without its key and its trace, no quote of a machine that did not enrol, nothing measured after `final`, nothing at all after the last quote.
 
 use std::collections::BTreeSet;
 
@@ -35,13 +35,15 @@ enum Stage {
     /// A job is there, undecided.
     Offered { job: Sha256Digest },
     /// It is admitted; the decision is not measured yet.
-    Allowed,
+    Allowed { job: Sha256Digest },
     /// It is not, and never will be.
     Denied,
     /// Inputs arrive; no step has begun.
     Supplied,
     /// A step runs.
-    Running { step: Name },
+    Running { step: Name, sha256: Sha256Digest },
+    /// It has a key of its own.
+    Known { step: Name },
     /// It has ended, and what it did is measured.
     Traced { step: Name },
     /// A step has ended.
@@ -102,10 +104,43 @@ pub(crate) enum Violation {
     },
 }
 
+/// A step that was admitted, in a decision that is measured and signed, and begun. Only [`Order::identify`] makes one, once for each
+/// step; only with one can a step get a key.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Begun {
+    step: Name,
+    job_sha256: Sha256Digest,
+    step_sha256: Sha256Digest,
+}
+
+impl Begun {
+    /// The step's name.
+    pub(crate) fn step(&self) -> &Name {
+        &self.step
+    }
+
+    /// The same, when nothing else is needed any more.
+    pub(crate) fn into_step(self) -> Name {
+        self.step
+    }
+
+    /// The admitted job, as measured.
+    pub(crate) fn job_sha256(&self) -> Sha256Digest {
+        self.job_sha256
+    }
+
+    /// The step's text, as measured.
+    pub(crate) fn step_sha256(&self) -> Sha256Digest {
+        self.step_sha256
+    }
+}
+
 /// How far the machine is.
 #[derive(Debug)]
 pub(crate) struct Order {
     stage: Stage,
+    /// The job of the decision that allows one, once it is measured.
+    admitted: Option<Sha256Digest>,
     unsigned: Option<(Label, Sha256Digest)>,
     inputs: BTreeSet<Name>,
     steps: BTreeSet<Name>,
@@ -116,7 +151,7 @@ impl Order {
     /// A machine that has done nothing.
     pub(crate) fn new() -> Self {
         let (inputs, steps, outputs) = Default::default();
-        Self { stage: Stage::Started, unsigned: None, inputs, steps, outputs }
+        Self { stage: Stage::Started, admitted: None, unsigned: None, inputs, steps, outputs }
     }
 
     /// May this event be measured now?
@@ -138,16 +173,19 @@ impl Order {
             (Stage::Configured, Event::Trust(_)) => (Stage::Trusted, None),
             (Stage::Attested, Event::Job(job)) => (Stage::Offered { job: *job }, None),
             (Stage::Offered { .. }, Event::Decision(digest)) => (Stage::Denied, Some((Label::Decision, *digest))),
-            (Stage::Allowed, Event::Decision(digest)) => (Stage::Supplied, Some((Label::Decision, *digest))),
+            (Stage::Allowed { job }, Event::Decision(digest)) => {
+                self.admitted = Some(*job);
+                (Stage::Supplied, Some((Label::Decision, *digest)))
+            }
             (Stage::Supplied, Event::Input(name, _)) => {
                 first_of_name(&mut self.inputs, name, act)?;
                 (Stage::Supplied, None)
             }
-            (Stage::Supplied | Stage::Paused, Event::StepBegin(name, _)) => {
+            (Stage::Supplied | Stage::Paused, Event::StepBegin(name, sha256)) => {
                 first_of_name(&mut self.steps, name, act)?;
-                (Stage::Running { step: name.clone() }, None)
+                (Stage::Running { step: name.clone(), sha256: *sha256 }, None)
             }
-            (Stage::Running { step }, Event::StepTrace(name, digest)) if step == name => {
+            (Stage::Known { step }, Event::StepTrace(name, digest)) if step == name => {
                 (Stage::Traced { step: name.clone() }, Some((Label::Trace { step: name.clone() }, *digest)))
             }
             (Stage::Traced { step }, Event::StepEnd(name, digest)) if step == name => {
@@ -179,12 +217,27 @@ impl Order {
     pub(crate) fn allow(&mut self, job: &Sha256Digest) -> Result<(), Violation> {
         let act = || format!("allow {job}");
         match &self.stage {
-            Stage::Offered { job: measured } if measured == job => self.stage = Stage::Allowed,
+            Stage::Offered { job: measured } if measured == job => self.stage = Stage::Allowed { job: *job },
             Stage::Offered { .. } => return Err(Violation::Other { act: act() }),
             _ if self.has_had_a_job() => return Err(Refusal::OneShot.into()),
             _ => return Err(Violation::OutOfOrder { act: act() }),
         }
         Ok(())
+    }
+
+    /// May this step get a key now? Once, while it runs, if its job was admitted.
+    ///
+    /// # Errors
+    /// [`Refusal::NoAdmissionLabel`].
+    pub(crate) fn identify(&mut self, step: &Name) -> Result<Begun, Violation> {
+        match (&self.stage, self.admitted) {
+            (Stage::Running { step: running, sha256 }, Some(job_sha256)) if running == step => {
+                let begun = Begun { step: step.clone(), job_sha256, step_sha256: *sha256 };
+                self.stage = Stage::Known { step: step.clone() };
+                Ok(begun)
+            }
+            _ => Err(Refusal::NoAdmissionLabel.into()),
+        }
     }
 
     /// May a payload with this digest be signed now?

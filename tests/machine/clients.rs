@@ -4,7 +4,14 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use kiln_formats::canonical;
+use kiln_formats::certificate::{Authority, Certificate};
+use kiln_formats::challenge::Binding;
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::manifest::path;
+
 use crate::fixture::{good, scratch, site};
+use crate::steps::{payload, predicate};
 
 /// Runs a shell script that stops at the first failure.
 fn sh(script: &str, dir: &Path) -> String {
@@ -33,6 +40,7 @@ fn the_readmes_lines_for_verifying_by_hand() {
     }
     let printed = sh(script, desk().path());
     assert!(printed.contains("statement.pem: OK") && printed.contains("attestation.pem: OK"), "{printed}");
+    assert!(printed.contains("identities/00-compile.pem: OK"), "{printed}");
     assert!(printed.contains("artifacts/hello: OK"), "{printed}");
     let digests: Vec<_> =
         printed.lines().filter_map(|line| line.split_whitespace().next()).filter(|word| word.len() == 64).collect();
@@ -59,12 +67,39 @@ fn cosign_accepts_the_provenance_and_nothing_else() {
     sh(&script, desk().path());
 }
 
+/// The step's certificate is of the form that others expect, and says what the step was.
+#[test]
+fn a_step_s_certificate_says_what_the_step_was() {
+    let printed = sh(
+        "openssl x509 -in out/evidence/identities/00-compile.pem -noout -ext subjectAltName,extendedKeyUsage,keyUsage,basicConstraints",
+        desk().path(),
+    );
+    let build_id = payload(good(), "evidence/manifest.dsse.json");
+    let build_id = serde_json::from_slice::<serde_json::Value>(&build_id).unwrap()["build_id"].clone();
+    let name = format!("/job/{}/step/compile", build_id.as_str().unwrap());
+    for word in [name.as_str(), "Code Signing", "Digital Signature", "CA:FALSE"] {
+        assert!(printed.contains(word), "{word}: {printed}");
+    }
+    let read = |file: &str| Certificate::from_pem(&fs::read(good().join(file)).unwrap()).unwrap();
+    let root = Certificate::from_pem(&fs::read(site().join("root.pem")).unwrap()).unwrap();
+    let binding: Binding = canonical::from_slice_exact(&fs::read(good().join(path::BINDING)).unwrap()).unwrap();
+    let chain = Authority::check(&root, &read(path::AUTHORITY), binding.challenge.issued).unwrap();
+    let step = chain.issuer(&read(path::ISSUER)).unwrap().step(&read("evidence/identities/00-compile.pem")).unwrap();
+    let record = predicate(good(), "evidence/records/00-compile.dsse.json");
+    let sha256 = |value: &serde_json::Value| Sha256Digest::of(&canonical::to_vec(value).unwrap());
+    assert_eq!(step.identity.job_sha256, Sha256Digest::of(&fs::read(good().join(path::JOB)).unwrap()));
+    assert_eq!(step.identity.step_sha256.to_string(), record["stepSha256"].as_str().unwrap());
+    assert_eq!(step.identity.image_root_hash.to_string(), record["imageRootHash"].as_str().unwrap());
+    assert_eq!(step.identity.argv_sha256, sha256(&record["argv"]));
+    assert_eq!(step.identity.enforced_sha256, sha256(&record["enforced"]));
+}
+
 /// The runtime trace is about the step's log, among others: a statement like any other to cosign.
 #[test]
 fn cosign_accepts_the_runtime_trace_of_this_log_alone() {
     let cosign = std::env::var("COSIGN").expect("COSIGN is not set: whole machines are tested by `cargo kiln test`");
     let script = format!(
-        "openssl x509 -in out/evidence/certificates/statement.pem -pubkey -noout > key.pem
+        "openssl x509 -in out/evidence/identities/00-compile.pem -pubkey -noout > key.pem
         check() {{ {cosign} verify-blob-attestation --key key.pem --type \"$1\" --insecure-ignore-tlog=true --signature out/evidence/traces/00-compile.dsse.json \"$2\"; }}
         check https://in-toto.io/attestation/runtime-trace/v0.1 out/evidence/logs/00-compile.log
         ! check https://in-toto.io/attestation/runtime-trace/v0.1 out/artifacts/hello"

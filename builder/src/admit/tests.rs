@@ -54,6 +54,9 @@ fn awaiting(document: &[u8]) -> Certified {
         build_id: "00".repeat(16).parse().unwrap(),
         job_sha256: Sha256Digest::of(document),
         image_sha256: Sha256Digest::of(b"uki"),
+        trust_domain: "site.example".parse().unwrap(),
+        machine: Sha256Digest::of(b"machine"),
+        issuer_life: (Timestamp::from_unix(ISSUED).unwrap(), Timestamp::from_unix(ISSUED).unwrap()),
         builder_id: BUILDER_FIRMWARE.into(),
         policy: Policy {
             number: 1,

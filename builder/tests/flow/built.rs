@@ -21,7 +21,7 @@ use kiln_formats::statement::Statement;
 
 use crate::Case;
 use crate::bench::{Bench, Ended, INPUT, job, offering};
-use crate::site::{STATEMENT, key, time};
+use crate::site::{STATEMENT, STEP, key, time};
 
 pub(crate) const CASES: &[Case] = &[
     ("a_job_becomes_evidence", a_job_becomes_evidence),
@@ -40,8 +40,12 @@ pub(crate) const CASES: &[Case] = &[
 const GOOD: &str = "read -r x </work/mid/mid; echo \"made of $x\" >hello; echo out; echo err >&2";
 
 fn opened(envelope: &[u8], payload_type: &'static str) -> Verified {
+    opened_by(STATEMENT, envelope, payload_type)
+}
+
+fn opened_by(seed: u8, envelope: &[u8], payload_type: &'static str) -> Verified {
     let envelope = Envelope::from_slice_exact(envelope).unwrap();
-    envelope.verify(payload_type, &[key(STATEMENT).verifying_key()]).unwrap()
+    envelope.verify(payload_type, &[key(seed).verifying_key()]).unwrap()
 }
 
 /// The manifest, once it and the closing were held against every file and against what PID 1 saw.
@@ -70,7 +74,8 @@ pub(crate) fn closed(ended: &Ended) -> Manifest {
 }
 
 fn record(ended: &Ended, sequence: u32, step: &str) -> (Statement<StepRecord>, Sha256Digest) {
-    let verified = opened(ended.got.file(&file::record(sequence, &step.parse().unwrap())), PAYLOAD_STATEMENT);
+    let envelope = ended.got.file(&file::record(sequence, &name(step)));
+    let verified = opened_by(STEP + sequence as u8, envelope, PAYLOAD_STATEMENT);
     let statement: Statement<StepRecord> = canonical::from_slice_exact(verified.payload()).unwrap();
     assert!(statement.is(PREDICATE_RECORD));
     (statement, verified.digest())
@@ -81,7 +86,8 @@ fn name(text: &str) -> Name {
 }
 
 fn traced(ended: &Ended, sequence: u32, step: &str) -> (Statement<RuntimeTrace>, Sha256Digest) {
-    let verified = opened(ended.got.file(&file::trace(sequence, &name(step))), PAYLOAD_STATEMENT);
+    let envelope = ended.got.file(&file::trace(sequence, &name(step)));
+    let verified = opened_by(STEP + sequence as u8, envelope, PAYLOAD_STATEMENT);
     (runtime_trace::read(verified.payload()).unwrap(), verified.digest())
 }
 
@@ -122,7 +128,7 @@ fn a_job_becomes_evidence(bench: &mut Bench) {
 
     assert_eq!(ended.got.bodies[&format!("{}first", path::RECORDS)], ended.got.file(&file::record(0, &name("first"))));
     let (trace, trace_sha256) = traced(&ended, 1, "second");
-    assert_eq!((second.predicate.trace, trace.subject), (trace_sha256, second.subject));
+    assert_eq!((second.predicate.trace, trace.subject), (trace_sha256, second.subject.clone()));
     let log = trace.predicate.monitor_log;
     assert_eq!((second.predicate.profile, log.network), (Profile::Strict, Some(vec![])));
     let [shell] = log.process.as_slice() else { panic!("one program: {:?}", log.process) };
@@ -131,6 +137,19 @@ fn a_job_becomes_evidence(bench: &mut Bench) {
         (vec!["sh".into(), "-c".into(), GOOD.into()], "/bin/sh")
     );
     assert_eq!(shell.binary.digest.sha256, Sha256Digest::of(&std::fs::read("/bin/sh").unwrap()));
+
+    // Each step was certified as what the job orders and the record tells, before it ended.
+    for (at, (record, ran)) in
+        (0u32..).zip([(&first, &ended.asked.identities[0]), (&second, &ended.asked.identities[1])])
+    {
+        let record = &record.predicate;
+        let at = file::identity(at, &record.step);
+        assert_eq!(ended.got.bodies[&format!("{}{}", path::IDENTITIES, record.step)], ended.got.file(&at));
+        let sha256 = |value: Vec<u8>| Sha256Digest::of(&value);
+        assert_eq!((ran.step_sha256, ran.image_root_hash), (record.step_sha256, record.image_root_hash));
+        assert_eq!(ran.argv_sha256, sha256(canonical::to_vec(&record.argv).unwrap()));
+        assert_eq!(ran.enforced_sha256, sha256(canonical::to_vec(&record.enforced).unwrap()));
+    }
 
     let provenance = opened(ended.got.file(file::PROVENANCE), PAYLOAD_STATEMENT);
     let statement: Statement<Provenance> = canonical::from_slice_exact(provenance.payload()).unwrap();
@@ -173,11 +192,13 @@ fn everything_happens_in_one_order(bench: &mut Bench) {
         "sign Decision",
         "input:in",
         "step-begin:first",
+        "identify first",
         "step-trace:first",
         &sign("Trace", "first"),
         "step-end:first",
         &sign("Record", "first"),
         "step-begin:second",
+        "identify second",
         "step-trace:second",
         &sign("Trace", "second"),
         "step-end:second",
@@ -202,9 +223,11 @@ fn everything_happens_in_one_order(bench: &mut Bench) {
         &input,
         "POST /v1/decision",
         "POST /v1/logs/first",
+        "POST /v1/identities/first",
         "POST /v1/traces/first",
         "POST /v1/records/first",
         "POST /v1/logs/second",
+        "POST /v1/identities/second",
         "POST /v1/traces/second",
         "POST /v1/records/second",
     ];

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use kiln_formats::canonical;
-use kiln_formats::certificate::{EKU_ATTESTATION, EKU_STATEMENT};
+use kiln_formats::certificate::{EKU_ATTESTATION, EKU_STATEMENT, issuer_name};
 use kiln_formats::challenge::Challenge;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dispatch::{Dispatch, Dispatched, Used};
@@ -38,6 +38,9 @@ pub(crate) const NOW: i64 = 1_790_000_000;
 pub(crate) const SIGNER: u8 = 4;
 pub(crate) const STATEMENT: u8 = 3;
 pub(crate) const DISPATCH: u8 = 5;
+pub(crate) const ISSUER: u8 = 6;
+/// That of the first step; the next one's is one more.
+pub(crate) const STEP: u8 = 20;
 const AUTHORITY: u8 = 2;
 const ROOT: u8 = 1;
 
@@ -118,15 +121,25 @@ pub(crate) fn certificates(statement: u8, dispatch: u8, answer: &Attestation) ->
     let attestation = p256::ecdsa::SigningKey::from_slice(&[0x42; 32]).unwrap();
     let attestation = attestation.verifying_key().to_public_key_der().unwrap().into_vec();
     Certificates {
-        authority: issue(&Draft::authority("authority", "root", AUTHORITY, ROOT, Some(0))),
+        authority: issue(&Draft::authority("authority", "root", AUTHORITY, ROOT, Some(1))),
         statement: issue(&Draft::leaf("statement", EKU_STATEMENT, spki(statement))),
         attestation: issue(&Draft::leaf("attestation", EKU_ATTESTATION, attestation)),
+        issuer: issuer(answer),
         dispatch,
     }
 }
 
+/// The certificate of the key that certifies the steps of the machine that answers so.
+fn issuer(answer: &Attestation) -> String {
+    let Attestation { binding, .. } = answer;
+    let named = issuer_name(&binding.endorsement_key_sha256, &binding.challenge.build_id).unwrap();
+    issue(&Draft { named: Some(named), seconds: 600, ..Draft::authority("", "authority", ISSUER, AUTHORITY, Some(0)) })
+}
+
 struct Draft {
     subject: &'static str,
+    /// In place of the subject's common name.
+    named: Option<DistinguishedName>,
     issuer: &'static str,
     constraints: BasicConstraints,
     usage: KeyUsages,
@@ -140,14 +153,25 @@ impl Draft {
     fn authority(subject: &'static str, issuer: &'static str, of: u8, signer: u8, below: Option<u8>) -> Self {
         let constraints = BasicConstraints { ca: true, path_len_constraint: below };
         let usage = KeyUsages::KeyCertSign;
-        Self { subject, issuer, constraints, usage, purpose: None, seconds: 1_000_000, spki: spki(of), signer }
+        let (named, purpose, spki) = (None, None, spki(of));
+        Self { subject, named, issuer, constraints, usage, purpose, seconds: 1_000_000, spki, signer }
     }
 
     fn leaf(subject: &'static str, purpose: ObjectIdentifier, spki: Vec<u8>) -> Self {
         let constraints = BasicConstraints { ca: false, path_len_constraint: None };
         let usage = KeyUsages::DigitalSignature;
         let purpose = Some(purpose);
-        Self { subject, issuer: "authority", constraints, usage, purpose, seconds: 600, spki, signer: AUTHORITY }
+        Self {
+            subject,
+            named: None,
+            issuer: "authority",
+            constraints,
+            usage,
+            purpose,
+            seconds: 600,
+            spki,
+            signer: AUTHORITY,
+        }
     }
 }
 
@@ -157,7 +181,7 @@ impl BuilderProfile for &Draft {
     }
 
     fn get_subject(&self) -> DistinguishedName {
-        format!("CN={}", self.subject).parse().unwrap()
+        self.named.clone().unwrap_or_else(|| format!("CN={}", self.subject).parse().unwrap())
     }
 
     fn build_extensions(

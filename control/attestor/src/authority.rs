@@ -13,6 +13,7 @@
 
 mod checks;
 mod fault;
+mod owed;
 mod report;
 mod request;
 #[cfg(test)]
@@ -54,6 +55,7 @@ use crate::offer::Offer;
 use crate::site::{Site, enrolment};
 use crate::state::{Refusal, State};
 use crate::{input, link};
+use owed::{Admitted, Owed};
 use request::{decode, encode, expect, out_of_order, refuse};
 
 /// How long a machine may take from power-on to its first request: firmware and kernel take 25 s without hardware virtualization,
@@ -111,12 +113,6 @@ pub enum Outcome {
     Refused(Box<Decision>),
     /// It was refused: its first quote does not hold, for these reasons. It saw no job.
     NotAttested(Vec<Finding>),
-}
-
-/// A machine whose first quote held.
-struct Admitted {
-    challenge: Challenge,
-    statement_key: ed25519_dalek::VerifyingKey,
 }
 
 /// The right to a job, given back when it is dropped.
@@ -259,7 +255,7 @@ impl Authority<'_> {
             self.record(Act::refused(Some(build_id.clone()), Refusal::JobTaken.code(), "job")).await?;
             return refuse(exchange, checks::refusal(Refusal::JobTaken));
         };
-        let (certificates, certified): (Certificates, _) = checks::certify(self, &attested, &attestation)?;
+        let (certificates, issuer, certified): (Certificates, _, _) = checks::certify(self, &attested, &attestation)?;
         match self.record(certified).await {
             Ok(()) => claim.keep(),
             Err(Fault::Forbidden { refusal }) => return refuse(exchange, checks::refusal(refusal)),
@@ -271,7 +267,7 @@ impl Authority<'_> {
             sent_uptime_us: attestation.sent_uptime_us,
         });
         exchange.answer(StatusCode::OK, encode(&certificates)?);
-        Ok(Ok(Admitted { challenge, statement_key: attested.statement_key.0 }))
+        Ok(Ok(Admitted { challenge, machine: attested, issuer }))
     }
 
     /// What the site's root says now, if it lets this authority challenge anybody for this job. A newer list is remembered.
@@ -335,7 +331,7 @@ impl Authority<'_> {
             let mut exchange = link.next(SILENCE).await?;
             if exchange.method == Method::POST && exchange.path == path::DECISION {
                 let bytes = exchange.message(SILENCE, MESSAGE_BYTES_MAX).await?;
-                let decision = checks::decision(self, &bytes, &admitted.challenge, &admitted.statement_key)?;
+                let decision = checks::decision(self, &bytes, &admitted.challenge, &admitted.machine.statement_key.0)?;
                 listener(Report::Decided(&decision));
                 exchange.answer(StatusCode::NO_CONTENT, Vec::new());
                 return Ok(decision.content);
@@ -364,7 +360,7 @@ impl Authority<'_> {
         Ok(())
     }
 
-    /// From the decision to the last message: of each step its log, its trace and its record, then files.
+    /// From the decision to the last message: of each step its log, and what it owes then; then files.
     async fn take_in(
         &self,
         link: &mut Link,
@@ -374,27 +370,21 @@ impl Authority<'_> {
     ) -> Result<Outcome, Fault> {
         let allowed = decision.verdict == Ruling::Allow;
         let mut intake = Intake::new(self.bundle);
-        let (mut logged, mut due): (Vec<Name>, Option<(&str, Name)>) = (Vec::new(), None);
-        let key = &admitted.statement_key;
+        let (mut logged, mut due): (Vec<Name>, Option<Owed>) = (Vec::new(), None);
+        let mut keys = vec![admitted.machine.statement_key.0, admitted.machine.issuer_key.0];
         let (mut files, mut artifacts) = (0, 0);
         while files <= FILES_MAX {
             let mut exchange = link.next(self.patience()).await?;
             let path = exchange.path.clone();
-            let posted = |prefix| path.strip_prefix(prefix).filter(|_| exchange.method == Method::POST);
+            let posted = |prefix: &str| path.strip_prefix(prefix).filter(|_| exchange.method == Method::POST);
             let done = exchange.method == Method::POST && path == path::DONE;
             // What a step still owes comes before everything else.
-            if let Some((prefix, step)) = due.take() {
-                if posted(prefix) != Some(step.as_str()) {
+            if let Some(owed) = due.take() {
+                if posted(&owed.path()) != Some("") {
                     return Err(out_of_order(&exchange, "what is signed of the step that ended"));
                 }
                 let bytes = exchange.message(SILENCE, MESSAGE_BYTES_MAX).await?;
-                if prefix == path::TRACES {
-                    let trace = checks::trace(&bytes, &admitted.challenge.build_id, &step, key)?;
-                    listener(Report::StepTraced(&step, &trace));
-                    due = Some((path::RECORDS, step));
-                } else {
-                    listener(Report::StepRecorded(&checks::record(&bytes, &step, key)?));
-                }
+                due = owed.take(&bytes, admitted, &mut keys, listener)?;
             } else if let Some(file) = path.strip_prefix(path::FILES).filter(|_| exchange.method == Method::PUT) {
                 let artifact = self.offer.artifact_bytes_max(file).filter(|_| allowed);
                 let bytes_max = artifact.or_else(|| self.offer.evidence_bytes_max(file));
@@ -408,7 +398,7 @@ impl Authority<'_> {
                 let step: Name = step.ok_or_else(|| out_of_order(&exchange, "a file or the last message"))?;
                 self.log(&mut exchange, &step, listener).await?;
                 logged.push(step.clone());
-                due = Some((path::TRACES, step));
+                due = Some(Owed::by(step));
             } else if done {
                 let done: Done = decode(&mut exchange).await?;
                 let outcome = checks::outcome(done.outcome, decision, artifacts)?;

@@ -73,7 +73,7 @@ pub enum CertifyError {
 pub(crate) enum Purpose<'a> {
     /// The site's own word.
     Root,
-    /// Issues leaves.
+    /// Issues leaves, and the issuers of steps' certificates.
     Authority,
     /// Signs a build's statements, in this name.
     Statement(&'a SpiffeId),
@@ -90,6 +90,8 @@ pub(crate) enum Purpose<'a> {
     Dispatch(&'a SpiffeId),
     /// Signs that a build's machine is gone, in this name.
     Teardown(&'a SpiffeId),
+    /// Certifies the keys of a build's steps, under this name in place of the subject's.
+    Issuer(&'a DistinguishedName),
 }
 
 /// A certificate to be.
@@ -131,7 +133,10 @@ impl<'a> Issuer<'a> {
     pub(crate) fn issue(&self, request: &Request<'_>) -> Result<Certificate, CertifyError> {
         let profile = Profile {
             issuer: self.name.clone(),
-            subject: common_name(request.subject)?,
+            subject: match request.purpose {
+                Purpose::Issuer(name) => name.clone(),
+                _ => common_name(request.subject)?,
+            },
             constraints: request.purpose.constraints(),
             usage: request.purpose.usage(),
             leaf: request.purpose.leaf()?,
@@ -158,7 +163,8 @@ impl Purpose<'_> {
     fn constraints(&self) -> BasicConstraints {
         match self {
             Self::Root => BasicConstraints { ca: true, path_len_constraint: None },
-            Self::Authority => BasicConstraints { ca: true, path_len_constraint: Some(0) },
+            Self::Authority => BasicConstraints { ca: true, path_len_constraint: Some(1) },
+            Self::Issuer(_) => BasicConstraints { ca: true, path_len_constraint: Some(0) },
             Self::Statement(_) | Self::Attestation(_) | Self::Dispatch(_) | Self::Teardown(_) | Self::Server { .. } => {
                 BasicConstraints { ca: false, path_len_constraint: None }
             }
@@ -167,7 +173,7 @@ impl Purpose<'_> {
 
     fn usage(&self) -> KeyUsages {
         match self {
-            Self::Root | Self::Authority => KeyUsages::KeyCertSign,
+            Self::Root | Self::Authority | Self::Issuer(_) => KeyUsages::KeyCertSign,
             Self::Statement(_) | Self::Attestation(_) | Self::Dispatch(_) | Self::Teardown(_) | Self::Server { .. } => {
                 KeyUsages::DigitalSignature
             }
@@ -178,7 +184,7 @@ impl Purpose<'_> {
     fn leaf(&self) -> Result<Option<(ObjectIdentifier, Vec<GeneralName>)>, CertifyError> {
         let uri = |id: &str| Ok::<_, CertifyError>(GeneralName::UniformResourceIdentifier(Ia5String::new(id)?));
         Ok(match self {
-            Self::Root | Self::Authority => None,
+            Self::Root | Self::Authority | Self::Issuer(_) => None,
             Self::Statement(id) | Self::Dispatch(id) | Self::Teardown(id) => {
                 Some((EKU_STATEMENT, vec![uri(&id.to_string())?]))
             }

@@ -107,6 +107,9 @@ pub enum Act {
         statement: Issued,
         /// The certificate of the key that signed the dispatch.
         dispatch: Issued,
+        /// That of the key that certifies the keys of the steps; none where machines had no such key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        issuer: Option<Issued>,
     },
     /// It handed a job over.
     HandedOver {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use kiln_formats::certificate::PEM_BYTES_MAX;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::Envelope;
 use kiln_formats::job::{CheckedJob, Job};
@@ -114,6 +115,7 @@ impl Offer {
             let log_bytes_max = log::bytes_max(step.limits.log_bytes);
             let life_ms = step.limits.wall_ms.saturating_add(step.limits.grace_ms);
             self.steps.insert(step.name.clone(), StepBounds { life_ms, log_bytes_max });
+            self.evidence.insert(path::identity(sequence, &step.name), PEM_BYTES_MAX as u64);
             self.evidence.insert(path::record(sequence, &step.name), MESSAGE_BYTES_MAX as u64);
             self.evidence.insert(path::trace(sequence, &step.name), MESSAGE_BYTES_MAX as u64);
             self.evidence.insert(path::log(sequence, &step.name), log_bytes_max);
@@ -194,6 +196,7 @@ fn fixed_evidence() -> BTreeMap<String, u64> {
         path::AUTHORITY,
         path::STATEMENT_KEY,
         path::ATTESTATION_KEY,
+        path::ISSUER,
         path::DISPATCH_KEY,
         path::DISPATCH,
         path::DISPATCH_SUMMARY,

@@ -53,7 +53,7 @@ fn act(build: u32, what: &str) -> Act {
         },
         "certified" => {
             let (attestation, statement, dispatch) = (issued("attestation"), issued("statement"), issued("dispatch"));
-            Act::Certified { build_id, ek_sha256, reset_count: 1, attestation, statement, dispatch }
+            Act::Certified { build_id, ek_sha256, reset_count: 1, attestation, statement, dispatch, issuer: None }
         }
         "handed_over" => Act::HandedOver { build_id, job_sha256: digest("job") },
         _ => Act::Ended { build_id, outcome: "built".to_owned() },

@@ -32,7 +32,7 @@ pub struct Offer<'a> {
 }
 
 /// Holding one says: the machine with the TPM of this endorsement key, with the published image, started as predicted and given
-/// what was offered, answered this challenge with a restricted key of that TPM, vouches for `statement_key`, and may build. It does
+/// what was offered, answered this challenge with a restricted key of that TPM, vouches for `statement_key` and `issuer_key`, and may build. It does
 /// not say that the machine was not attested before in this boot: whoever keeps `clock.reset_count` finds that out.
 #[derive(Debug, Clone)]
 pub struct AttestedMachine {
@@ -42,6 +42,8 @@ pub struct AttestedMachine {
     pub class: TpmClass,
     /// The key to certify for statements.
     pub statement_key: PublicKey,
+    /// The key to certify for the certificates of steps.
+    pub issuer_key: PublicKey,
     /// The key to certify for attestation.
     pub attestation_key: AkPublic,
     /// The configuration that the machine measured.
@@ -77,13 +79,19 @@ pub fn check(answer: &Attestation, offer: &Offer<'_>, anchors: &Anchors) -> Resu
     if first.qualifying != binding_sha256 {
         return Err(wrong("qualifying_data", "quote", "the quote does not answer this challenge".to_owned()).into());
     }
-    let statement_key =
-        PublicKey::from_spki(&answer.statement_key.0).filter(|key| key.spki() == answer.statement_key.0);
-    let statement_key = statement_key
-        .ok_or_else(|| wrong("statement_key", "statement_key", "it is not an Ed25519 public key".to_owned()))?;
-    if statement_key.sha256() != answer.binding.statement_key_sha256 {
-        let reason = "the TPM vouches for another statement key".to_owned();
-        return Err(wrong("statement_key", "binding", reason).into());
+    let bound = |word: &'static str, spki: &[u8], expected: Sha256Digest| {
+        let key = PublicKey::from_spki(spki).filter(|key| key.spki() == spki);
+        let key = key.ok_or_else(|| wrong(word, word, "it is not an Ed25519 public key".to_owned()))?;
+        match key.sha256() == expected {
+            true => Ok(key),
+            false => Err(wrong(word, "binding", "the TPM vouches for another key".to_owned())),
+        }
+    };
+    let statement_key = bound("statement_key", &answer.statement_key.0, answer.binding.statement_key_sha256)?;
+    let issuer_key = bound("issuer_key", &answer.issuer_key.0, answer.binding.issuer_key_sha256)?;
+    if statement_key == issuer_key {
+        let reason = "it is the statement key: no key serves two roles".to_owned();
+        return Err(wrong("key_reused", "issuer_key", reason).into());
     }
     let started = boot::check_start(
         &Start {
@@ -100,6 +108,7 @@ pub fn check(answer: &Attestation, offer: &Offer<'_>, anchors: &Anchors) -> Resu
         endorsement_key_sha256,
         class: *class,
         statement_key,
+        issuer_key,
         attestation_key: attestation_key.clone(),
         configuration: started.configuration,
         clock: first.clock,

@@ -10,6 +10,8 @@ mod dispatch;
 mod events;
 mod logs;
 
+use std::collections::BTreeSet;
+
 use kiln_formats::canonical;
 use kiln_formats::certificate::SpiffeId;
 use kiln_formats::digest::Sha256Digest;
@@ -19,7 +21,7 @@ use kiln_formats::quote::Quote;
 use kiln_formats::trust::{self, Configuration, TrustBundle};
 
 use crate::Anchors;
-use crate::evidence::bytes;
+use crate::evidence::{bytes, certificate};
 use crate::finding::{Finding, Findings, Gate};
 use crate::quote::QuotedEvidence;
 use crate::standing;
@@ -38,6 +40,8 @@ pub(crate) struct BootedEvidence<'a> {
     pub(crate) machine_class: TpmClass,
     pub(crate) trust_sha256: Sha256Digest,
     pub(crate) events: JobEvents,
+    /// The keys of all roles, as SubjectPublicKeyInfo: none has two.
+    pub(crate) keys: BTreeSet<Vec<u8>>,
 }
 
 /// What was given to the machine before its first quote, and what that quote says.
@@ -77,8 +81,9 @@ pub(crate) fn check<'a>(quoted: QuotedEvidence<'a>, anchors: &Anchors) -> Result
     }
     check_names(&quoted, &started.configuration)?;
     let machine_class = dispatch::check(&quoted, &started.configuration)?;
+    let keys = check_roles(&quoted, anchors)?;
     let Started { configuration, trust_sha256 } = started;
-    Ok(BootedEvidence { quoted, configuration, machine_class, trust_sha256, events })
+    Ok(BootedEvidence { quoted, configuration, machine_class, trust_sha256, events, keys })
 }
 
 /// Checks a machine that has only just started: its runtime log ends with the boot part.
@@ -152,7 +157,7 @@ fn check_trust(boot: BootEvents, anchors: &Anchors) -> Result<(), Finding> {
     Ok(())
 }
 
-/// Both certificates are in the name of this machine and this build at this site.
+/// The machine's certificates are in the name of this machine and this build at this site.
 fn check_names(quoted: &QuotedEvidence<'_>, configuration: &Configuration) -> Result<(), Finding> {
     let build_id = &quoted.whole.binding.challenge.build_id;
     let machine = &quoted.whole.binding.endorsement_key_sha256;
@@ -167,5 +172,22 @@ fn check_names(quoted: &QuotedEvidence<'_>, configuration: &Configuration) -> Re
             return Err(Finding::new(GATE, "certificate_name", file, reason));
         }
     }
+    if !quoted.whole.issuer.is_of(machine, build_id) {
+        let reason = "it is in the name of another machine or build";
+        return Err(Finding::new(GATE, "certificate_name", path::ISSUER, reason));
+    }
     Ok(())
+}
+
+/// No key has two roles.
+fn check_roles(quoted: &QuotedEvidence<'_>, anchors: &Anchors) -> Result<BTreeSet<Vec<u8>>, Finding> {
+    let wrong = |file: &str, e: &dyn std::fmt::Display| Finding::new(GATE, "certificate", file, e.to_string());
+    let mut keys = BTreeSet::from([anchors.root.spki().map_err(|e| wrong("root", &e))?]);
+    for file in [path::AUTHORITY, path::STATEMENT_KEY, path::ATTESTATION_KEY, path::ISSUER, path::DISPATCH_KEY] {
+        let key = certificate(quoted.whole.bundle, GATE, file)?.spki().map_err(|e| wrong(file, &e))?;
+        if !keys.insert(key) {
+            return Err(Finding::new(GATE, "key_reused", file, "its key has another role as well"));
+        }
+    }
+    Ok(keys)
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use kiln_formats::canonical;
-use kiln_formats::certificate::{Authority, Certificate, StatementCertificate};
+use kiln_formats::certificate::{Authority, Certificate, IssuerCertificate, StatementCertificate};
 use kiln_formats::challenge::{self, Binding, Closing};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::Envelope;
@@ -31,6 +31,7 @@ pub(crate) struct WholeEvidence<'a> {
     pub(crate) manifest_sha256: Sha256Digest,
     pub(crate) authority: Authority,
     pub(crate) statement: StatementCertificate,
+    pub(crate) issuer: IssuerCertificate,
 }
 
 /// Reads the certificates, the manifest and the closing, and holds every file against them.
@@ -48,6 +49,9 @@ pub(crate) fn check<'a>(bundle: &'a Bundle, anchors: &Anchors) -> Result<WholeEv
     let statement = authority
         .statement(&certificate(bundle, GATE, path::STATEMENT_KEY)?)
         .map_err(|e| Finding::new(GATE, "certificate", path::STATEMENT_KEY, e.to_string()))?;
+    let issuer = authority
+        .issuer(&certificate(bundle, GATE, path::ISSUER)?)
+        .map_err(|e| Finding::new(GATE, "certificate", path::ISSUER, e.to_string()))?;
 
     let envelope_bytes = bytes(bundle, GATE, path::MANIFEST)?;
     let wrong = |e: &dyn std::fmt::Display| Finding::new(GATE, "manifest", path::MANIFEST, e.to_string());
@@ -65,7 +69,7 @@ pub(crate) fn check<'a>(bundle: &'a Bundle, anchors: &Anchors) -> Result<WholeEv
     }
     check_files(bundle, &manifest)?;
     check_closing(bundle, &binding, verified.digest(), envelope_bytes)?;
-    Ok(WholeEvidence { bundle, binding, manifest, manifest_sha256: verified.digest(), authority, statement })
+    Ok(WholeEvidence { bundle, binding, manifest, manifest_sha256: verified.digest(), authority, statement, issuer })
 }
 
 fn check_binding(binding: &Binding) -> Result<(), Finding> {

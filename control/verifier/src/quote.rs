@@ -1,7 +1,7 @@
 //! Gate 2: did an enrolled TPM say so, to this challenge?
 //!
 //! One attestation key, which the authority certified, signed both quotes within one run of its TPM: the first over the
-//! challenge and the statement key, the last over the closing and so over every byte of the bundle.
+//! challenge and the machine's keys, the last over the closing and so over every byte of the bundle.
 
 use kiln_formats::certificate::AttestationCertificate;
 use kiln_formats::digest::Sha256Digest;
@@ -44,12 +44,13 @@ pub(crate) fn check(whole: WholeEvidence<'_>) -> Result<QuotedEvidence<'_>, Find
     if last.qualifying != Sha256Digest::of(bytes(whole.bundle, GATE, path::CLOSING)?) {
         return Err(wrong("qualifying_data", path::LAST_QUOTE, "the quote does not cover this bundle's closing"));
     }
-    if PublicKey(whole.statement.key).sha256() != whole.binding.statement_key_sha256 {
-        return Err(wrong(
-            "statement_key",
-            path::BINDING,
-            "the TPM vouched for another statement key than the certified one",
-        ));
+    for (code, key, bound) in [
+        ("statement_key", whole.statement.key, whole.binding.statement_key_sha256),
+        ("issuer_key", whole.issuer.key, whole.binding.issuer_key_sha256),
+    ] {
+        if PublicKey(key).sha256() != bound {
+            return Err(wrong(code, path::BINDING, "the TPM vouched for another key than the certified one"));
+        }
     }
     if first.clock.reset_count != last.clock.reset_count || first.clock.restart_count != last.clock.restart_count {
         return Err(wrong("tpm_reset", path::LAST_QUOTE, "the TPM was reset or restarted between the quotes"));

@@ -63,6 +63,7 @@ fn check_file_set(recorded: &RecordedSteps<'_>, findings: &mut Vec<Finding>) {
         path::AUTHORITY,
         path::STATEMENT_KEY,
         path::ATTESTATION_KEY,
+        path::ISSUER,
         path::DISPATCH_KEY,
         path::DISPATCH,
         path::DISPATCH_SUMMARY,
@@ -72,6 +73,7 @@ fn check_file_set(recorded: &RecordedSteps<'_>, findings: &mut Vec<Finding>) {
     .map(str::to_owned)
     .into();
     for (sequence, step) in (0u32..).zip(&recorded.allowed.booted.events.steps) {
+        expected.insert(path::identity(sequence, &step.name));
         expected.insert(path::record(sequence, &step.name));
         expected.insert(path::trace(sequence, &step.name));
         expected.insert(path::log(sequence, &step.name));

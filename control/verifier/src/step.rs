@@ -1,14 +1,17 @@
 //! Gate 5: did each step run, in order, under the policy it claims?
 //!
-//! Every record is held against the job (what should have run), the log (what was measured when) and the record before it. All
+//! Every record is held against the job (what should have run), the log (what was measured when), the record before it and the
+//! certificate of the key that signed it. All
 //! findings are collected: a person who looks at a failed build wants them all.
 
 mod enforced;
+mod identity;
 mod trace;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kiln_formats::canonical;
+use kiln_formats::certificate::StepCertificate;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::Envelope;
 use kiln_formats::job::{Access, Profile, Step};
@@ -62,6 +65,8 @@ struct Chain {
     previous: Sha256Digest,
     /// What each workspace holds that a step wrote.
     workspaces: BTreeMap<Name, Sha256Digest>,
+    /// Every key so far, as SubjectPublicKeyInfo.
+    keys: BTreeSet<Vec<u8>>,
     findings: Vec<Finding>,
 }
 
@@ -80,8 +85,12 @@ impl Chain {
 
 /// Checks inputs, steps and records; findings are appended to `findings`.
 pub(crate) fn check<'a>(allowed: AllowedJob<'a>, findings: &mut Vec<Finding>) -> RecordedSteps<'a> {
-    let mut chain =
-        Chain { previous: allowed.decision_sha256, workspaces: BTreeMap::new(), findings: std::mem::take(findings) };
+    let mut chain = Chain {
+        previous: allowed.decision_sha256,
+        workspaces: BTreeMap::new(),
+        keys: allowed.booted.keys.clone(),
+        findings: std::mem::take(findings),
+    };
     check_inputs(&allowed, &mut chain);
     let steps: Vec<&Step> = allowed.job.steps().collect();
     let events = &allowed.booted.events.steps;
@@ -99,8 +108,8 @@ pub(crate) fn check<'a>(allowed: AllowedJob<'a>, findings: &mut Vec<Finding>) ->
                 "a step ran after one that had failed",
             );
         }
-        if let Some(statement) = check_record(&allowed, sequence, step, event, &mut chain) {
-            let log = trace::check(&allowed, sequence, step, event, &statement, &mut chain);
+        if let Some((statement, identity)) = check_record(&allowed, sequence, step, event, &mut chain) {
+            let log = trace::check(&allowed, sequence, step, event, (&statement, &identity), &mut chain);
             let record = statement.predicate;
             failed = !record.exit.is_success();
             byproducts.push(ResourceDescriptor::new(path::record(sequence, &step.name), chain.previous));
@@ -159,7 +168,7 @@ fn check_record(
     step: &Step,
     event: &StepEvents,
     chain: &mut Chain,
-) -> Option<Statement<StepRecord>> {
+) -> Option<(Statement<StepRecord>, StepCertificate)> {
     let file = path::record(sequence, &event.name);
     if event.name != step.name {
         chain.add("step_order", format!("step-begin of {}", event.name), format!("it was the turn of {}", step.name));
@@ -172,7 +181,9 @@ fn check_record(
             "the machine measured another text of this step",
         );
     }
-    let (statement, digest) = match read_record(allowed, &file) {
+    let identity = identity::read(allowed, sequence, event, chain);
+    let read = identity.and_then(|identity| Ok((read_record(allowed, &file, &identity)?, identity)));
+    let ((statement, digest), identity) = match read {
         Ok(read) => read,
         Err(finding) => {
             // The log names the record all the same: the next one must follow it.
@@ -201,15 +212,20 @@ fn check_record(
     check_subjects(&statement, &file, chain);
     check_log(allowed, sequence, step, record, chain);
     enforced::check(record, &file, &mut chain.findings);
-    Some(statement)
+    identity::check(allowed, &path::identity(sequence, &event.name), step, record, &identity.identity, chain);
+    Some((statement, identity))
 }
 
-fn read_record(allowed: &AllowedJob<'_>, file: &str) -> Result<(Statement<StepRecord>, Sha256Digest), Finding> {
+fn read_record(
+    allowed: &AllowedJob<'_>,
+    file: &str,
+    signer: &StepCertificate,
+) -> Result<(Statement<StepRecord>, Sha256Digest), Finding> {
     let whole = &allowed.booted.quoted.whole;
     let wrong = |e: &dyn std::fmt::Display| Finding::new(GATE, "record", file, e.to_string());
     let bytes = crate::evidence::bytes(whole.bundle, GATE, file)?;
     let envelope = Envelope::from_slice_exact(bytes).map_err(|e| wrong(&e))?;
-    let verified = envelope.verify(PAYLOAD_STATEMENT, &[whole.statement.key]).map_err(|e| wrong(&e))?;
+    let verified = envelope.verify(PAYLOAD_STATEMENT, &[signer.key]).map_err(|e| wrong(&e))?;
     let statement: Statement<StepRecord> = canonical::from_slice_exact(verified.payload()).map_err(|e| wrong(&e))?;
     if !statement.is(PREDICATE_RECORD) {
         return Err(wrong(&"it is no statement with a step record"));

@@ -11,17 +11,42 @@ use x509_cert::ext::pkix::{
     SubjectKeyIdentifier,
 };
 
-use super::{Certificate, CertificateError, Role, SpiffeId};
+use super::{Certificate, CertificateError, EKU_STATEMENT, Role, STEP_IDENTITY, SpiffeId, StepIdentity};
 
-/// The three shapes of certificates.
+/// The shapes of certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Signs authorities.
     Root,
-    /// Signs leaves.
+    /// Signs leaves, and issuers.
     Authority,
+    /// Signs the leaves of steps.
+    Issuer,
     /// Signs what the extended key usage says.
     Leaf(ObjectIdentifier),
+    /// Signs what there is to say of a step, which it describes.
+    Step,
+}
+
+impl Kind {
+    /// What its key is for; none for those that sign certificates.
+    const fn purpose(self) -> Option<ObjectIdentifier> {
+        match self {
+            Self::Root | Self::Authority | Self::Issuer => None,
+            Self::Leaf(purpose) => Some(purpose),
+            Self::Step => Some(EKU_STATEMENT),
+        }
+    }
+
+    /// Whether so many certificates may be between it and a leaf.
+    fn allows(self, path_len: Option<u8>) -> bool {
+        match self {
+            Self::Root => true,
+            Self::Authority => path_len == Some(1),
+            Self::Issuer => path_len == Some(0),
+            Self::Leaf(_) | Self::Step => path_len.is_none(),
+        }
+    }
 }
 
 /// Checks everything but signature and time; a leaf yields its name.
@@ -41,8 +66,8 @@ pub(super) fn check(certificate: &Certificate, role: Role, kind: Kind) -> Result
     let constraints = one::<BasicConstraints>(certificate, Some(true)).map_err(broken)?;
     let (ca, path_len) = (constraints.ca, constraints.path_len_constraint);
     let usage = one::<KeyUsage>(certificate, Some(true)).map_err(broken)?;
-    let Kind::Leaf(purpose) = kind else {
-        if !ca || (kind == Kind::Authority && path_len != Some(0)) {
+    let Some(purpose) = kind.purpose() else {
+        if !ca || !kind.allows(path_len) {
             return Err(broken("its basic constraints are not those of its place in the chain"));
         }
         if usage.0 != KeyUsages::KeyCertSign {
@@ -50,7 +75,7 @@ pub(super) fn check(certificate: &Certificate, role: Role, kind: Kind) -> Result
         }
         return Ok(None);
     };
-    if ca || path_len.is_some() {
+    if ca || !kind.allows(path_len) {
         return Err(broken("it claims to be an authority"));
     }
     if usage.0 != KeyUsages::DigitalSignature {
@@ -71,8 +96,11 @@ pub(super) fn check(certificate: &Certificate, role: Role, kind: Kind) -> Result
 fn check_extension_set(certificate: &Certificate, kind: Kind) -> Result<(), &'static str> {
     let mut allowed =
         vec![BasicConstraints::OID, KeyUsage::OID, SubjectKeyIdentifier::OID, AuthorityKeyIdentifier::OID];
-    if let Kind::Leaf(_) = kind {
+    if kind.purpose().is_some() {
         allowed.extend([ExtendedKeyUsage::OID, SubjectAltName::OID]);
+    }
+    if kind == Kind::Step {
+        allowed.push(STEP_IDENTITY);
     }
     for extension in certificate.as_x509().tbs_certificate().extensions().into_iter().flatten() {
         let Some(at) = allowed.iter().position(|oid| *oid == extension.extn_id) else {
@@ -87,17 +115,28 @@ fn check_extension_set(certificate: &Certificate, kind: Kind) -> Result<(), &'st
     Ok(())
 }
 
+/// What a step's certificate says of the step, in strict DER.
+pub(super) fn step_identity(certificate: &Certificate) -> Result<StepIdentity, &'static str> {
+    StepIdentity::from_der(extension(certificate, STEP_IDENTITY, Some(false))?).ok_or("its step identity is malformed")
+}
+
+/// The content of an extension that must be there, critical as `critical` demands.
+fn extension(certificate: &Certificate, oid: ObjectIdentifier, critical: Option<bool>) -> Result<&[u8], &'static str> {
+    let mut extensions = certificate.as_x509().tbs_certificate().extensions().into_iter().flatten();
+    let extension = extensions.find(|e| e.extn_id == oid).ok_or("an extension of its profile is missing")?;
+    match critical {
+        Some(true) if !extension.critical => Err("an extension of its profile is not marked critical"),
+        Some(false) if extension.critical => Err("its step identity is critical"),
+        _ => Ok(extension.extn_value.as_bytes()),
+    }
+}
+
 /// The one extension of type `T`, in strict DER, critical as `critical` demands.
 fn one<T>(certificate: &Certificate, critical: Option<bool>) -> Result<T, &'static str>
 where
     T: AssociatedOid + Encode + for<'a> Decode<'a>,
 {
-    let mut extensions = certificate.as_x509().tbs_certificate().extensions().into_iter().flatten();
-    let extension = extensions.find(|e| e.extn_id == T::OID).ok_or("an extension of its profile is missing")?;
-    if critical.is_some_and(|critical| critical != extension.critical) {
-        return Err("an extension of its profile is not marked critical");
-    }
-    let bytes = extension.extn_value.as_bytes();
+    let bytes = extension(certificate, T::OID, critical)?;
     let value = T::from_der(bytes).map_err(|_| "an extension is malformed")?;
     let encoded = value.to_der().map_err(|_| "an extension is malformed")?;
     if encoded == bytes { Ok(value) } else { Err("an extension is not in strict DER") }

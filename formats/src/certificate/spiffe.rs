@@ -56,6 +56,21 @@ impl SpiffeId {
         format!("{SCHEME}{trust_domain}/build/ek/{machine}/job/{build_id}/teardown").parse()
     }
 
+    /// The name under which one step of a build is signed for. A `+` of the step's name, which SPIFFE does not know, is a `P`: names
+    /// have no capitals.
+    ///
+    /// # Errors
+    /// [`SpiffeIdError`] if another name holds a `+`.
+    pub fn step(
+        trust_domain: &Name,
+        machine: &Sha256Digest,
+        build_id: &Name,
+        step: &Name,
+    ) -> Result<Self, SpiffeIdError> {
+        let step = step.as_str().replace('+', "P");
+        format!("{SCHEME}{trust_domain}/build/ek/{machine}/job/{build_id}/step/{step}").parse()
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -106,6 +121,11 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<SpiffeId>(), Err(SpiffeIdError), "{bad}");
         }
+        let step = |step: &str| {
+            SpiffeId::step(&"site.example".parse().unwrap(), &machine, &"0011".parse().unwrap(), &step.parse().unwrap())
+        };
+        assert!(step("c++").unwrap().as_str().ends_with("/job/0011/step/cPP"));
+        assert_ne!(step("c+").unwrap(), step("cp").unwrap());
         assert!(SpiffeId::statement(&"c++".parse().unwrap(), &machine, &"0".parse().unwrap()).is_err());
     }
 }

@@ -116,7 +116,7 @@ pub(crate) fn another_root(seed: u8) -> Certificate {
 }
 
 fn authority() -> Draft {
-    let constraints = BasicConstraints { ca: true, path_len_constraint: Some(0) };
+    let constraints = BasicConstraints { ca: true, path_len_constraint: Some(1) };
     Draft { subject: "authority", constraints, spki: ed25519_spki(2), ..root() }
 }
 
@@ -139,6 +139,52 @@ fn statement() -> Draft {
 fn attestation() -> Draft {
     let names = vec!["spiffe://site.example/build/00/attestation"];
     Draft { purposes: vec![EKU_ATTESTATION], names, spki: p256_spki(), ..statement() }
+}
+
+/// The issuer of a build that is called `00` on a machine that is called `ek`.
+fn issuer() -> Draft {
+    Draft {
+        subject: Box::leak(format!("00,OU={}", machine()).into_boxed_str()),
+        issuer: "authority",
+        constraints: BasicConstraints { ca: true, path_len_constraint: Some(0) },
+        spki: ed25519_spki(4),
+        signer: 2,
+        ..Draft { last: NOW + LEAF_SECONDS_MAX, first: NOW, ..root() }
+    }
+}
+
+fn machine() -> Sha256Digest {
+    Sha256Digest::of(b"ek")
+}
+
+fn identity() -> StepIdentity {
+    let [job_sha256, step_sha256, image_root_hash, argv_sha256, enforced_sha256] =
+        [b"j", b"s", b"i", b"a", b"e"].map(|text| Sha256Digest::of(text));
+    StepIdentity { job_sha256, step_sha256, image_root_hash, argv_sha256, enforced_sha256 }
+}
+
+/// The certificate of a step of this build, as the machine with this issuer's key issues it, for these seconds.
+fn step_of(machine: Sha256Digest, build_id: &str, signer: u8, life: std::ops::Range<i64>) -> Certificate {
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let draft = StepDraft {
+        trust_domain: &name("site.example"),
+        machine: &machine,
+        build_id: &name(build_id),
+        step: &name("make"),
+        identity: identity(),
+        begin: at(life.start),
+        end: at(life.end),
+        serial: [0xff; 16],
+    };
+    draft.issue(&ed25519(5).verifying_key(), &ed25519(signer)).unwrap()
+}
+
+fn step() -> Certificate {
+    step_of(machine(), "00", 4, NOW..NOW + LEAF_SECONDS_MAX)
+}
+
+fn checked_issuer(draft: &Draft) -> Result<IssuerCertificate, CertificateError> {
+    checked(&root(), &authority()).unwrap().issuer(&issue(draft))
 }
 
 fn at(seconds: i64) -> Timestamp {
@@ -166,6 +212,95 @@ fn a_whole_chain_holds() {
     // Neither leaf passes for the other.
     assert!(authority.statement(&issue(&attestation())).is_err());
     assert!(authority.attestation(&issue(&statement())).is_err());
+}
+
+#[test]
+fn a_step_s_certificate_says_what_the_step_was() {
+    let issuer = checked_issuer(&issuer()).unwrap();
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    assert!(issuer.is_of(&machine(), &name("00")));
+    assert!(!issuer.is_of(&machine(), &name("01")) && !issuer.is_of(&Sha256Digest::of(b"x"), &name("00")));
+    let leaf = issuer.step(&step()).unwrap();
+    assert_eq!((leaf.key, leaf.identity), (ed25519(5).verifying_key(), identity()));
+    assert!(leaf.id.as_str().ends_with("/job/00/step/make"));
+    let mut other = identity();
+    assert_eq!(identity().differs_in(&other), None);
+    other.argv_sha256 = machine();
+    assert_eq!(identity().differs_in(&other), Some("argv_sha256"));
+}
+
+/// No certificate passes in the place of another, and no rule of the two that belong to steps can be broken.
+#[test]
+fn issuers_and_steps_keep_to_their_places() {
+    let chain = checked(&root(), &authority()).unwrap();
+    let good = checked_issuer(&issuer()).unwrap();
+    assert!(chain.issuer(&issue(&statement())).is_err() && chain.issuer(&issue(&authority())).is_err());
+    assert!(chain.statement(&issue(&issuer())).is_err() && chain.statement(&step()).is_err());
+    assert!(good.step(&issue(&statement())).is_err());
+    assert!(Authority::check(&issue(&root()), &issue(&issuer()), at(NOW)).is_err());
+    // An issuer issues no second issuer, and no statement certificate that counts.
+    let below = Draft { issuer: issuer().subject, signer: 4, ..issuer() };
+    assert!(chain.issuer(&issue(&below)).is_err());
+    let statement_below = issue(&Draft { issuer: issuer().subject, signer: 4, ..statement() });
+    assert!(chain.statement(&statement_below).is_err());
+    assert!(matches!(good.step(&statement_below), Err(CertificateError::Profile { role: Role::Step, .. })));
+
+    let rule = |change: fn(&mut Draft)| {
+        let mut draft = issuer();
+        change(&mut draft);
+        match checked_issuer(&draft) {
+            Err(CertificateError::Profile { role: Role::Issuer, rule }) => rule,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(rule(|d| d.constraints.path_len_constraint = None).contains("basic constraints"));
+    assert!(rule(|d| d.constraints.path_len_constraint = Some(1)).contains("basic constraints"));
+    assert!(
+        rule(|d| d.constraints = BasicConstraints { ca: false, path_len_constraint: None }).contains("constraints")
+    );
+    assert!(rule(|d| d.usage = KeyUsages::DigitalSignature).contains("key usage"));
+    assert!(rule(|d| d.names = vec!["spiffe://site.example/b"]).contains("extension"));
+    assert!(rule(|d| d.purposes = vec![EKU_STATEMENT]).contains("extension"));
+    assert!(rule(|d| d.last += 1).contains("hour"));
+    assert!(rule(|d| d.spki = p256_spki()).contains("Ed25519"));
+    let forged = Draft { signer: 1, ..issuer() };
+    assert_eq!(checked_issuer(&forged).err(), Some(CertificateError::Signature { role: Role::Issuer }));
+
+    let (role, life) = (Role::Step, NOW..NOW + LEAF_SECONDS_MAX);
+    for (leaf, expected) in [
+        (step_of(machine(), "00", 2, life.clone()), CertificateError::Signature { role }),
+        (step_of(Sha256Digest::of(b"another"), "00", 4, life.clone()), CertificateError::Issuer { role }),
+        (step_of(machine(), "01", 4, life), CertificateError::Issuer { role }),
+    ] {
+        assert_eq!(good.step(&leaf).err(), Some(expected));
+    }
+    for life in [NOW..NOW + 60, NOW + 1..NOW + LEAF_SECONDS_MAX] {
+        let error = good.step(&step_of(machine(), "00", 4, life)).unwrap_err();
+        assert!(error.to_string().contains("as long as"), "{error}");
+    }
+    // What describes a step is there, not critical, five digests and nothing else; and no other leaf has it.
+    let described = |bytes: &[u8], critical| {
+        let value = x509_cert::der::asn1::OctetString::new(bytes).unwrap();
+        Some(Extension { extn_id: STEP_IDENTITY, critical, extn_value: value })
+    };
+    let leaf = Draft { issuer: issuer().subject, signer: 4, ..statement() };
+    let one_digest = [&[0x30, 0x22][..], &[4, 32], &[7; 32]].concat();
+    let good_bytes = [&[0x30, 0x81, 0xaa][..], &[&[4, 32][..], &[7; 32]].concat().repeat(5)].concat();
+    let not_strict = [&[0x30, 0x82, 0, 0xaa][..], &good_bytes[3..]].concat();
+    assert!(good.step(&issue(&Draft { extra: described(&good_bytes, false), ..leaf.clone() })).is_ok());
+    for extra in [
+        None,
+        described(&good_bytes, true),
+        described(&one_digest, false),
+        described(&not_strict, false),
+        described(&[&good_bytes[..], &[0]].concat(), false),
+        described(&[], false),
+    ] {
+        let error = good.step(&issue(&Draft { extra, ..leaf.clone() })).unwrap_err();
+        assert!(matches!(error, CertificateError::Profile { role: Role::Step, .. }), "{error}");
+    }
+    let described = Draft { extra: described(&good_bytes, false), ..statement() };
+    assert!(chain.statement(&issue(&described)).is_err());
 }
 
 #[test]
@@ -225,15 +360,21 @@ fn each_link_of_the_chain_is_held() {
 #[test]
 fn no_byte_of_a_certificate_file_is_free() {
     let authority = checked(&root(), &authority()).unwrap();
-    for (draft, is_statement) in [(statement(), true), (attestation(), false)] {
-        let pem = issue(&draft).to_pem().unwrap().into_bytes();
+    let issuer = authority.issuer(&issue(&issuer())).unwrap();
+    type Holds<'a> = &'a dyn Fn(&Certificate) -> bool;
+    let kinds: [(Certificate, Holds<'_>); 4] = [
+        (issue(&statement()), &|leaf| authority.statement(leaf).is_ok()),
+        (issue(&attestation()), &|leaf| authority.attestation(leaf).is_ok()),
+        (issue(&self::issuer()), &|leaf| authority.issuer(leaf).is_ok()),
+        (step(), &|leaf| issuer.step(leaf).is_ok()),
+    ];
+    for (certificate, holds) in kinds {
+        let pem = certificate.to_pem().unwrap().into_bytes();
         for position in 0..pem.len() {
             let mut other = pem.clone();
             other[position] ^= 1 << (position % 6);
             let Ok(leaf) = Certificate::from_pem(&other) else { continue };
-            let held =
-                if is_statement { authority.statement(&leaf).is_ok() } else { authority.attestation(&leaf).is_ok() };
-            assert!(!held, "byte {position}");
+            assert!(!holds(&leaf), "byte {position}");
         }
         assert_eq!(Certificate::from_pem(&[pem.clone(), pem.clone()].concat()), Err(CertificateError::Syntax));
         assert_eq!(Certificate::from_pem(&[&pem[..], b"\n"].concat()), Err(CertificateError::Syntax));
@@ -243,16 +384,21 @@ fn no_byte_of_a_certificate_file_is_free() {
 
 proptest! {
     #[test]
-    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, position in 0usize..300, byte: u8) {
+    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, position in 0usize..600, byte: u8) {
         let _ = Certificate::from_pem(&bytes);
         let _ = Certificate::from_der(&bytes);
-        let mut der = issue(&statement()).to_der().unwrap();
-        let position = position % der.len();
-        der[position] = byte;
-        if let (Ok(leaf), Ok(authority)) = (Certificate::from_der(&der), checked(&root(), &authority())) {
-            let _ = authority.statement(&leaf);
-            let _ = authority.attestation(&leaf);
-            let _ = Authority::check(&leaf, &leaf, at(NOW));
+        let _ = StepIdentity::from_der(&bytes);
+        for certificate in [issue(&statement()), step()] {
+            let mut der = certificate.to_der().unwrap();
+            let position = position % der.len();
+            der[position] = byte;
+            if let (Ok(leaf), Ok(authority)) = (Certificate::from_der(&der), checked(&root(), &authority())) {
+                let _ = authority.statement(&leaf);
+                let _ = authority.attestation(&leaf);
+                let _ = authority.issuer(&leaf);
+                let _ = checked_issuer(&issuer()).unwrap().step(&leaf);
+                let _ = Authority::check(&leaf, &leaf, at(NOW));
+            }
         }
     }
 }

@@ -3,9 +3,11 @@
 use super::*;
 use ed25519_dalek::VerifyingKey;
 use ed25519_dalek::pkcs8::DecodePublicKey as _;
+use kiln_formats::certificate::Certificate;
 use kiln_formats::enrolment::{self, Credential, Enrolment, SECRET_BYTES};
 use kiln_formats::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
 use kiln_formats::runtime_log::{BootId, RuntimeLog};
+use kiln_formats::timestamp::Timestamp;
 use kiln_tpm::{SignedQuote, TpmError};
 
 /// PCR 15 without a TPM; a quote is the register's value.
@@ -41,10 +43,11 @@ fn custody(broken: bool) -> Result<Custody<Fake>, CustodyError> {
     let identity = Identity {
         enrolment: Enrolment { attestation_key: Blob(b"ak".to_vec()), ..Enrolment::default() },
         statement_key: Blob::default(),
+        issuer_key: Blob::default(),
         firmware_log: Blob::default(),
         init_uptime_us: 3,
     };
-    Custody::new(ledger, Sha256Digest::of(b"init"), &Zeroizing::new([5; 32]), identity)
+    Custody::new(ledger, Sha256Digest::of(b"init"), &[Zeroizing::new([5; 32]), Zeroizing::new([6; 32])], identity)
 }
 
 fn attested() -> (Custody<Fake>, Quote) {
@@ -110,6 +113,96 @@ fn signatures_are_of_the_key_that_hello_names_and_of_the_labels_type() {
     let Reply::Signature { signature } = ask(&mut custody, sign) else { panic!("no signature") };
     let envelope = dsse::Envelope::new(Label::Decision.payload_type(), b"yes", &signature.0.try_into().unwrap());
     assert_eq!(envelope.verify(Label::Decision.payload_type(), &[key]).unwrap().payload(), b"yes");
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn identify(step: &str) -> Request {
+    let [machine, image_root_hash, argv_sha256, enforced_sha256] =
+        ["ek", "image", "argv", "enforced"].map(|text| Sha256Digest::of(text.as_bytes()));
+    let (begin, end) = (Timestamp::from_unix(1_790_000_000).unwrap(), Timestamp::from_unix(1_790_000_900).unwrap());
+    let (trust_domain, build_id) = (name("site.example"), name("00"));
+    let task = Task { trust_domain, machine, build_id, begin, end, image_root_hash, argv_sha256, enforced_sha256 };
+    Request::Identify { step: name(step), task }
+}
+
+/// A machine whose job was allowed, in a decision that is measured and signed.
+fn allowed() -> Custody<Fake> {
+    let (mut custody, _) = attested();
+    let job_sha256 = Sha256Digest::of(b"job");
+    ask(&mut custody, event(Event::Job(job_sha256)));
+    ask(&mut custody, Request::Allow { job_sha256 });
+    ask(&mut custody, event(Event::Decision(Sha256Digest::of(b"yes"))));
+    ask(&mut custody, Request::Sign { label: Label::Decision, payload: Blob(b"yes".to_vec()) });
+    custody
+}
+
+fn signed(custody: &mut Custody<Fake>, label: Label, payload: &[u8]) -> dsse::Envelope {
+    let payload_type = label.payload_type();
+    let sign = Request::Sign { label, payload: Blob(payload.to_vec()) };
+    let Reply::Signature { signature } = ask(custody, sign) else { panic!("no signature") };
+    dsse::Envelope::new(payload_type, payload, &signature.0.try_into().unwrap())
+}
+
+/// Each step has a key of its own, certified under the key that hello names; its trace and its record are signed with it.
+#[test]
+fn each_step_has_a_key_of_its_own() {
+    let mut custody = allowed();
+    let Reply::Identity(identity) = ask(&mut custody, Request::Hello) else { panic!("no identity") };
+    assert_ne!(identity.issuer_key, identity.statement_key);
+    let statement_key = VerifyingKey::from_public_key_der(&identity.statement_key.0).unwrap();
+    let mut spkis = vec![identity.statement_key.0, identity.issuer_key.0];
+    for step in ["configure", "make"] {
+        ask(&mut custody, event(Event::StepBegin(name(step), Sha256Digest::of(step.as_bytes()))));
+        let Reply::Identified { certificate } = ask(&mut custody, identify(step)) else { panic!("not identified") };
+        let spki = Certificate::from_der(&certificate.0).unwrap().spki().unwrap();
+        assert!(!spkis.contains(&spki));
+        let key = VerifyingKey::from_public_key_der(&spki).unwrap();
+        spkis.push(spki);
+        let begin = event(Event::StepTrace(name(step), Sha256Digest::of(b"trace")));
+        ask(&mut custody, begin);
+        let trace = signed(&mut custody, Label::Trace { step: name(step) }, b"trace");
+        ask(&mut custody, event(Event::StepEnd(name(step), Sha256Digest::of(b"record"))));
+        let record = signed(&mut custody, Label::Record { step: name(step) }, b"record");
+        for envelope in [trace, record] {
+            let payload_type = Label::Record { step: name(step) }.payload_type();
+            assert!(envelope.verify(payload_type, &[key]).is_ok());
+            assert!(envelope.verify(payload_type, &[statement_key]).is_err());
+        }
+        assert!(custody.step_key.is_none(), "its key is still there");
+    }
+}
+
+/// Without an ALLOW that is recorded, without a begin, of another step, or twice: a refusal, and nothing is made, signed or measured.
+#[test]
+fn no_label_no_key() {
+    let refused = Reply::Refused { refusal: Refusal::NoAdmissionLabel };
+    let (mut unasked, _) = attested();
+    let (mut unrecorded, _) = attested();
+    ask(&mut unrecorded, event(Event::Job(Sha256Digest::of(b"job"))));
+    ask(&mut unrecorded, Request::Allow { job_sha256: Sha256Digest::of(b"job") });
+    let (mut denied, _) = attested();
+    ask(&mut denied, event(Event::Job(Sha256Digest::of(b"job"))));
+    ask(&mut denied, event(Event::Decision(Sha256Digest::of(b"no"))));
+    ask(&mut denied, Request::Sign { label: Label::Decision, payload: Blob(b"no".to_vec()) });
+    let mut not_begun = allowed();
+    let mut other = allowed();
+    ask(&mut other, event(Event::StepBegin(name("another"), Sha256Digest::of(b"step"))));
+    for custody in [&mut unasked, &mut unrecorded, &mut denied, &mut not_begun, &mut other] {
+        let before = ask(custody, Request::RuntimeLog);
+        assert_eq!(ask(custody, identify("make")), refused);
+        assert!(custody.step_key.is_none(), "a key was made");
+        for label in [Label::Trace { step: name("make") }, Label::Record { step: name("make") }] {
+            assert_eq!(ask(custody, Request::Sign { label, payload: Blob(b"x".to_vec()) }), refused);
+        }
+        assert_eq!(ask(custody, Request::RuntimeLog), before);
+    }
+    let mut twice = allowed();
+    ask(&mut twice, event(Event::StepBegin(name("make"), Sha256Digest::of(b"step"))));
+    assert!(matches!(ask(&mut twice, identify("make")), Reply::Identified { .. }));
+    assert_eq!(ask(&mut twice, identify("make")), refused);
 }
 
 #[test]

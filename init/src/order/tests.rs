@@ -7,6 +7,7 @@ use super::*;
 enum Act {
     Measure(Event),
     Allow(Sha256Digest),
+    Identify(Name),
     Sign(Label, Sha256Digest),
     Activate,
     Quote(WhichQuote),
@@ -33,6 +34,7 @@ fn attempt(order: &mut Order, act: &Act) -> Result<(), Violation> {
     match act {
         Act::Measure(event) => order.measure(event),
         Act::Allow(job) => order.allow(job),
+        Act::Identify(step) => order.identify(step).map(drop),
         Act::Sign(label, payload) => order.sign(label, payload),
         Act::Activate => order.activate(),
         Act::Quote(which) => order.quote(*which),
@@ -60,11 +62,13 @@ fn life() -> Vec<Act> {
         Act::Sign(Label::Decision, digest("decision")),
         Act::Measure(Event::Input(name("source"), digest("source"))),
         Act::Measure(Event::StepBegin(name("configure"), digest("spec 1"))),
+        Act::Identify(name("configure")),
         Act::Measure(Event::StepTrace(name("configure"), digest("trace 1"))),
         Act::Sign(trace("configure"), digest("trace 1")),
         Act::Measure(Event::StepEnd(name("configure"), digest("record 1"))),
         Act::Sign(record("configure"), digest("record 1")),
         Act::Measure(Event::StepBegin(name("make"), digest("spec 2"))),
+        Act::Identify(name("make")),
         Act::Measure(Event::StepTrace(name("make"), digest("trace 2"))),
         Act::Sign(trace("make"), digest("trace 2")),
         Act::Measure(Event::StepEnd(name("make"), digest("record 2"))),
@@ -89,14 +93,14 @@ fn other_ways(at: usize) -> Vec<Act> {
         // A denial.
         6 => of_life(&[7]),
         // No input; the second step first.
-        9 => of_life(&[10, 15]),
-        10 => of_life(&[15]),
+        9 => of_life(&[10, 16]),
+        10 => of_life(&[16]),
         // One step and then outputs, the provenance, or the manifest of a failed step.
-        15 => of_life(&[20, 21, 23]),
+        16 => of_life(&[22, 23, 25]),
         // A second step is the last; its outputs are none.
-        20 => of_life(&[21, 23]),
+        22 => of_life(&[23, 25]),
         // An output was not as declared.
-        21 => of_life(&[23]),
+        23 => of_life(&[25]),
         _ => Vec::new(),
     }
 }
@@ -148,7 +152,7 @@ fn no_record_is_signed_for_a_step_that_was_not_admitted_and_begun() {
     let sign = Act::Sign(record("configure"), digest("record 1"));
     let sign_trace = Act::Sign(trace("configure"), digest("trace 1"));
     for at in 0..life.len() {
-        for (act, moment) in [(&sign, 14), (&sign_trace, 12)] {
+        for (act, moment) in [(&sign, 15), (&sign_trace, 13)] {
             let answer = attempt(&mut after(&life[..at]), act);
             let expected = if at == moment { Ok(()) } else { Err(Refusal::NoAdmissionLabel.into()) };
             assert_eq!(answer, expected, "after {at} acts");
@@ -163,6 +167,36 @@ fn no_record_is_signed_for_a_step_that_was_not_admitted_and_begun() {
     assert_eq!(attempt(&mut denied, &Act::Allow(digest("job"))), Err(Refusal::OneShot.into()));
 }
 
+/// Whatever came before: a key for a step is had once, between its begin and its trace, under a recorded ALLOW, and says what was
+/// measured.
+#[test]
+fn no_key_is_made_for_a_step_that_was_not_admitted_and_begun() {
+    let life = life();
+    for at in 0..life.len() {
+        for (step, moment) in [("configure", 11), ("make", 17), ("install", usize::MAX)] {
+            let answer = attempt(&mut after(&life[..at]), &Act::Identify(name(step)));
+            let expected = if at == moment { Ok(()) } else { Err(Refusal::NoAdmissionLabel.into()) };
+            assert_eq!(answer, expected, "{step} after {at} acts");
+        }
+    }
+    let begun = after(&life[..11]).identify(&name("configure")).unwrap();
+    assert_eq!((begun.job_sha256(), begun.step_sha256()), (digest("job"), digest("spec 1")));
+    // A job that was not allowed, and one whose ALLOW is not recorded: there is no begin, and so no key.
+    for acts in [[&life[..6], &life[7..9]].concat(), life[..7].to_vec()] {
+        let mut order = after(&acts);
+        assert!(attempt(&mut order, &life[10]).is_err());
+        assert_eq!(order.identify(&name("configure")), Err(Refusal::NoAdmissionLabel.into()));
+    }
+}
+
+/// What a step did is not measured, and so never signed, before it has a key.
+#[test]
+fn a_step_without_a_key_has_no_trace() {
+    let life = life();
+    let trace = after(&life[..11]).measure(&Event::StepTrace(name("configure"), digest("trace 1")));
+    assert!(matches!(trace, Err(Violation::OutOfOrder { .. })));
+}
+
 #[test]
 fn only_what_was_measured_is_admitted_and_signed() {
     let life = life();
@@ -171,7 +205,7 @@ fn only_what_was_measured_is_admitted_and_signed() {
     let mut order = after(&life[..8]);
     assert!(matches!(order.sign(&Label::Decision, &digest("another")), Err(Violation::Other { .. })));
     assert!(matches!(order.sign(&Label::Manifest, &digest("decision")), Err(Violation::OutOfOrder { .. })));
-    let mut order = after(&life[..14]);
+    let mut order = after(&life[..15]);
     assert!(matches!(order.sign(&record("configure"), &digest("another")), Err(Violation::Other { .. })));
     assert_eq!(order.sign(&record("make"), &digest("record 1")), Err(Refusal::NoAdmissionLabel.into()));
 }
@@ -180,7 +214,7 @@ fn only_what_was_measured_is_admitted_and_signed() {
 fn a_denied_job_ends_like_every_other() {
     let life = life();
     let mut order = after(&life[..6]);
-    for act in life.get(7..9).unwrap().iter().chain(life.get(23..27).unwrap()) {
+    for act in life.get(7..9).unwrap().iter().chain(life.get(25..29).unwrap()) {
         assert!(order.done(Outcome::Refused).is_err(), "before {act:?}");
         attempt(&mut order, act).unwrap();
     }
@@ -192,7 +226,7 @@ fn a_denied_job_ends_like_every_other() {
 #[test]
 fn a_step_that_ends_is_the_one_that_began_and_comes_once() {
     let life = life();
-    for at in [11, 13] {
+    for at in [12, 14] {
         let mut order = after(&life[..at]);
         for other in
             [Event::StepTrace(name("make"), digest("trace 1")), Event::StepEnd(name("make"), digest("record 1"))]
@@ -200,7 +234,7 @@ fn a_step_that_ends_is_the_one_that_began_and_comes_once() {
             assert!(matches!(order.measure(&other), Err(Violation::OutOfOrder { .. })));
         }
     }
-    let mut order = after(&life[..15]);
+    let mut order = after(&life[..16]);
     let again = Event::StepBegin(name("configure"), digest("spec 3"));
     assert!(matches!(order.measure(&again), Err(Violation::Twice { .. })));
 }
@@ -209,11 +243,11 @@ fn a_step_that_ends_is_the_one_that_began_and_comes_once() {
 fn a_step_without_its_trace_has_no_record() {
     let life = life();
     assert!(matches!(
-        after(&life[..11]).measure(&Event::StepEnd(name("configure"), digest("record 1"))),
+        after(&life[..12]).measure(&Event::StepEnd(name("configure"), digest("record 1"))),
         Err(Violation::OutOfOrder { .. })
     ));
     assert!(matches!(
-        after(&life[..12]).measure(&Event::StepEnd(name("configure"), digest("record 1"))),
+        after(&life[..13]).measure(&Event::StepEnd(name("configure"), digest("record 1"))),
         Err(Violation::Unsigned { .. })
     ));
 }
@@ -221,8 +255,8 @@ fn a_step_without_its_trace_has_no_record() {
 #[test]
 fn a_failed_step_ends_without_provenance() {
     let life = life();
-    let mut order = after(&life[..15]);
-    for act in life.get(23..27).unwrap() {
+    let mut order = after(&life[..16]);
+    for act in life.get(25..29).unwrap() {
         attempt(&mut order, act).unwrap();
     }
     assert!(order.done(Outcome::Built).is_err());

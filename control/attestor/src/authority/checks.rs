@@ -2,7 +2,7 @@
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use kiln_formats::canonical;
-use kiln_formats::certificate::SpiffeId;
+use kiln_formats::certificate::{self, Certificate, IssuerCertificate, SpiffeId};
 use kiln_formats::challenge::Challenge;
 use kiln_formats::decision::{self, Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
@@ -130,29 +130,35 @@ pub(super) fn refusal(refusal: Refusal) -> Vec<Finding> {
     vec![Finding { gate: Gate::Quote, code: refusal.code(), object, reason: refusal.to_string() }]
 }
 
-/// Certifies both keys of a machine whose quote held, from the time of its challenge on, and says so in the dispatch. All of it leaves
+/// Certifies the keys of a machine whose quote held, from the time of its challenge on, and says so in the dispatch. All of it leaves
 /// when the act is recorded.
 pub(super) fn certify(
     authority: &Authority<'_>,
     attested: &AttestedMachine,
     answer: &Attestation,
-) -> Result<(Certificates, Act), Fault> {
+) -> Result<(Certificates, IssuerCertificate, Act), Fault> {
     let challenge = &answer.binding.challenge;
     let (site, build_id, machine) = (authority.site, &challenge.build_id, &attested.endorsement_key_sha256);
     let statement = SpiffeId::statement(site.trust_domain(), machine, build_id).map_err(|_| Fault::BuildId)?;
     let attestation = SpiffeId::attestation(site.trust_domain(), machine, build_id).map_err(|_| Fault::BuildId)?;
     let attestation_key = attested.attestation_key.key().to_spki().map_err(|_| Fault::BuildId)?;
     let issuer = Issuer::of(site.authority(), site.authority_key());
-    let issue = |purpose, subject: &str, spki: &[u8]| -> Result<(String, Issued), Fault> {
+    let certify = |purpose, subject: &str, spki: &[u8]| -> Result<(Certificate, Issued), Fault> {
         let mut serial = [0; SERIAL_BYTES];
         (authority.surroundings.random)(&mut serial)?;
         let request = Request { purpose, subject, spki, begin: challenge.issued, seconds: LEAF_SECONDS, serial };
         let certificate = issuer.issue(&request)?;
         let named = Issued::of(&certificate).map_err(CertifyError::from)?;
+        Ok((certificate, named))
+    };
+    let issue = |purpose, subject: &str, spki: &[u8]| -> Result<(String, Issued), Fault> {
+        let (certificate, named) = certify(purpose, subject, spki)?;
         Ok((certificate.to_pem().map_err(CertifyError::from)?, named))
     };
     let statement = issue(Purpose::Statement(&statement), "statement", &attested.statement_key.spki())?;
     let attestation = issue(Purpose::Attestation(&attestation), "attestation", &attestation_key)?;
+    let issuer_name = certificate::issuer_name(machine, build_id).map_err(CertifyError::from)?;
+    let (step_issuer, issuer_named) = certify(Purpose::Issuer(&issuer_name), "issuer", &attested.issuer_key.spki())?;
     let name = SpiffeId::dispatch(site.trust_domain(), machine, build_id).map_err(|_| Fault::BuildId)?;
     let said = Dispatched { binding: &answer.binding, quote: &answer.quote.0, builder_id: authority.builder_id };
     let dispatch =
@@ -161,6 +167,7 @@ pub(super) fn certify(
         authority: site.authority().to_pem().map_err(CertifyError::from)?,
         statement: statement.0,
         attestation: attestation.0,
+        issuer: step_issuer.to_pem().map_err(CertifyError::from)?,
         dispatch: dispatch.0,
     };
     let act = Act::Certified {
@@ -170,8 +177,11 @@ pub(super) fn certify(
         attestation: attestation.1,
         statement: statement.1,
         dispatch: dispatch.1,
+        issuer: Some(issuer_named),
     };
-    Ok((certificates, act))
+    let chain = certificate::Authority::check(site.root(), site.authority(), challenge.issued);
+    let step_issuer = chain.and_then(|chain| chain.issuer(&step_issuer)).map_err(CertifyError::from)?;
+    Ok((certificates, step_issuer, act))
 }
 
 /// Says what was checked, signed with a key that exists for this and no longer.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kiln_formats::certificate::CertificateError;
 use kiln_formats::names::Name;
 use kiln_formats::{canonical, dsse, log};
 
@@ -77,6 +78,14 @@ pub enum Fault {
         /// What differs.
         field: &'static str,
     },
+    /// A step's certificate that is none.
+    #[error("the certificate of step {step} does not hold")]
+    StepCertificate {
+        /// The step.
+        step: Name,
+        /// Why.
+        source: CertificateError,
+    },
     /// A statement on a step that is not signed by the certified key.
     #[error("the signature of the {kind} of step {step} does not hold")]
     StatementSignature {
@@ -97,10 +106,10 @@ pub enum Fault {
         /// Why.
         source: canonical::Error,
     },
-    /// A statement on something else.
+    /// A statement or certificate on something else, or one of a key that serves for something else.
     #[error("what came as the {kind} of step {step} is about something else")]
     StatementMismatch {
-        /// `record` or `trace`.
+        /// `record`, `trace` or `identity`.
         kind: &'static str,
         /// The step.
         step: Name,
@@ -205,6 +214,7 @@ impl Fault {
             Self::StatementSignature { kind, .. }
             | Self::StatementSyntax { kind, .. }
             | Self::StatementMismatch { kind, .. } => kind,
+            Self::StepCertificate { .. } => "identity",
             Self::Log { .. } | Self::LogFrame { .. } => "log",
             Self::Contradiction { .. } => "contradiction",
             Self::State(_) => "state",

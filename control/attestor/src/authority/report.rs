@@ -7,7 +7,7 @@ use kiln_formats::names::Name;
 use kiln_formats::record::StepRecord;
 use kiln_formats::runtime_trace::RuntimeTrace;
 
-/// What the machine's certified key has signed. Whether it is true the verifier finds out.
+/// What a certified key of the machine has signed. Whether it is true the verifier finds out.
 #[derive(Debug)]
 pub struct Signed<T> {
     /// What it says.

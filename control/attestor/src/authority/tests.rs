@@ -171,6 +171,9 @@ async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
         let name = format!("spiffe://demo.example/build/ek/{}/job/{build_id}/", endorsement().sha256());
         assert_eq!(statement.id.as_str(), format!("{name}statement"));
         authority.attestation(&read(&certificates.attestation)).unwrap();
+        let issuer = authority.issuer(&read(&certificates.issuer)).unwrap();
+        assert!(issuer.is_of(&endorsement().sha256(), &build_id));
+        assert_eq!(issuer.key, machine.issuer_key.verifying_key());
         let dispatch = authority.dispatch(&read(&certificates.dispatch.certificate)).unwrap();
         assert_eq!(dispatch.id.as_str(), format!("{name}dispatch"));
         let said = Dispatched { binding: &answer.binding, quote: &answer.quote.0, builder_id: BUILDER_DIRECT };
@@ -219,9 +222,10 @@ async fn refusals_and_failed_steps_are_outcomes() {
 #[tokio::test]
 async fn no_quote_no_job() {
     type Change = fn(&mut Attestation, &Machine);
-    let changes: [(&str, Change); 6] = [
+    let changes: [(&str, Change); 7] = [
         ("quote", |a, _| a.signature.0[40] ^= 1),
         ("statement_key", |a, _| a.statement_key.0[20] ^= 1),
+        ("issuer_key", |a, _| a.issuer_key = a.statement_key.clone()),
         ("other_challenge", |a, _| a.binding.challenge.nonce = Sha256Digest::of(b"an older one")),
         ("other_challenge", |a, m| {
             // A quote made for another challenge, whole in itself.
@@ -422,6 +426,7 @@ async fn logs_are_whole_frames_within_the_step_s_bound() {
         let outcome = in_a_new_rig(async |mut machine| {
             machine.admitted().await;
             assert_eq!(machine.log("build", bytes).await.is_some(), good);
+            machine.identify("build", "build").await;
             machine.trace("build", "build").await;
             machine.record("build", "build").await;
             machine.done(Said::StepFailed).await;

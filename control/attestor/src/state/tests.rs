@@ -65,7 +65,15 @@ pub(super) fn challenged(number: u32, ek_sha256: Sha256Digest) -> Act {
 pub(super) fn certified(number: u32, ek_sha256: Sha256Digest, reset_count: u32) -> Act {
     let issued = |what| Issued { serial: format!("{number:032x}"), key_sha256: digest(what, number) };
     let (attestation, statement, dispatch) = (issued("ak"), issued("statement"), issued("dispatch"));
-    Act::Certified { build_id: build(number), ek_sha256, reset_count, attestation, statement, dispatch }
+    Act::Certified {
+        build_id: build(number),
+        ek_sha256,
+        reset_count,
+        attestation,
+        statement,
+        dispatch,
+        issuer: Some(issued("issuer")),
+    }
 }
 
 pub(super) fn handed_over(number: u32) -> Act {

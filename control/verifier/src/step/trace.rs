@@ -3,6 +3,7 @@
 //! The trace is held against the log (what was measured), the record (which names it) and the job (what was to run). What it lists
 //! beyond that is an observation: a step may execute what its image and workspaces hold, and is told no where it may not go.
 
+use kiln_formats::certificate::StepCertificate;
 use kiln_formats::dsse::Envelope;
 use kiln_formats::job::Step;
 use kiln_formats::manifest::path;
@@ -22,11 +23,11 @@ pub(super) fn check(
     sequence: u32,
     step: &Step,
     event: &StepEvents,
-    record: &Statement<StepRecord>,
+    (record, signer): (&Statement<StepRecord>, &StepCertificate),
     chain: &mut Chain,
 ) -> Option<MonitorLog> {
     let file = path::trace(sequence, &event.name);
-    let (trace, digest) = match read(allowed, &file) {
+    let (trace, digest) = match read(allowed, &file, signer) {
         Ok(read) => read,
         Err(finding) => {
             chain.findings.push(finding);
@@ -77,12 +78,13 @@ pub(super) fn check(
 fn read(
     allowed: &AllowedJob<'_>,
     file: &str,
+    signer: &StepCertificate,
 ) -> Result<(Statement<RuntimeTrace>, kiln_formats::digest::Sha256Digest), Finding> {
     let whole = &allowed.booted.quoted.whole;
     let wrong = |e: &dyn std::fmt::Display| Finding::new(GATE, "trace", file, e.to_string());
     let bytes = crate::evidence::bytes(whole.bundle, GATE, file)?;
     let envelope = Envelope::from_slice_exact(bytes).map_err(|e| wrong(&e))?;
-    let verified = envelope.verify(PAYLOAD_STATEMENT, &[whole.statement.key]).map_err(|e| wrong(&e))?;
+    let verified = envelope.verify(PAYLOAD_STATEMENT, &[signer.key]).map_err(|e| wrong(&e))?;
     let statement = runtime_trace::read(verified.payload()).map_err(|e| wrong(&e))?;
     Ok((statement, verified.digest()))
 }

@@ -11,7 +11,10 @@ use kiln_verifier::attestation::{AttestedMachine, Offer, check};
 use kiln_verifier::enrolment::EnrolledMachine;
 use kiln_verifier::{Findings, Gate};
 
-use crate::world::{Plan, STATEMENT_KEY, ak_spki, anchors, at, digest, ek_public, key, machine, policy, reference};
+use crate::world::{
+    ISSUER_KEY, Issuer, Plan, STATEMENT_KEY, ak_spki, anchors, at, digest, ek_public, issuer, key, machine, policy,
+    reference,
+};
 
 /// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign.
 const ATTRIBUTES: u32 = 0x0005_0072;
@@ -37,6 +40,7 @@ fn answer(plan: &Plan) -> Attestation {
     Attestation {
         binding: plan.binding(),
         statement_key: Blob(PublicKey(key(STATEMENT_KEY).verifying_key()).spki()),
+        issuer_key: Blob(PublicKey(key(ISSUER_KEY).verifying_key()).spki()),
         proof: enrolment::proof(&SECRET, &quote.qualifying),
         quote: Blob(quote.attest()),
         signature: Blob(quote.signature()),
@@ -114,6 +118,12 @@ fn anything_else_is_not() {
     let other = Blob(PublicKey(key(9).verifying_key()).spki());
     assert_eq!(rejected(|a| a.statement_key = other), (Gate::Quote, "statement_key"));
     assert_eq!(rejected(|a| a.statement_key.0.clear()), (Gate::Quote, "statement_key"));
+    assert_eq!(rejected(|a| a.issuer_key.0.clear()), (Gate::Quote, "issuer_key"));
+    assert_eq!(rejected(|a| a.issuer_key = a.statement_key.clone()), (Gate::Quote, "issuer_key"));
+    let both = Plan { issuer: Issuer { key: STATEMENT_KEY, ..issuer() }, ..Plan::default() };
+    let mut answer = answer(&both);
+    answer.issuer_key = answer.statement_key.clone();
+    assert_eq!(judge(&answer).unwrap_err().0[0].code, "key_reused");
     assert_eq!(rejected(|a| a.firmware_log.0.clear()), (Gate::Boot, "event_missing"));
     assert_eq!(rejected(|a| a.runtime_log.0.clear()), (Gate::Boot, "runtime_log"));
     let later = Plan::default();

@@ -56,6 +56,7 @@ fn the_authority_alone_says_it_and_of_this_build_alone() {
         ("another job", says(|b| b.challenge.job_sha256 = digest("x")), gate, "dispatch", "does not say"),
         ("another image", says(|b| b.challenge.image_sha256 = digest("x")), gate, "dispatch", "does not say"),
         ("another key", says(|b| b.statement_key_sha256 = digest("x")), gate, "dispatch", "does not say"),
+        ("another issuer's key", says(|b| b.issuer_key_sha256 = digest("x")), gate, "dispatch", "does not say"),
         ("another machine", says(|b| b.endorsement_key_sha256 = digest("x")), gate, "dispatch", "does not say"),
         ("an older challenge", says(|b| b.challenge.nonce = digest("x")), gate, "dispatch", "does not say"),
     ]);

@@ -5,6 +5,7 @@
 mod attestation;
 mod build;
 mod dispatch;
+mod identity;
 mod standing;
 mod start;
 mod tamper;

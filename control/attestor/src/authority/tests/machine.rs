@@ -9,6 +9,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use kiln_formats::canonical;
+use kiln_formats::certificate::{StepDraft, StepIdentity};
 use kiln_formats::challenge::{Binding, Challenge};
 use kiln_formats::decision::{self, Code, Decision, Refusal, Ruling};
 use kiln_formats::digest::Sha256Digest;
@@ -36,6 +37,9 @@ use super::endorsement::Endorsement;
 /// Each machine is another boot, as the TPM counts them.
 static BOOTS: AtomicU32 = AtomicU32::new(1);
 
+/// How long the authority certifies a build's keys, in seconds.
+const LEAF_SECONDS: u32 = 900;
+
 /// The endorsement key that the test sites list.
 pub(crate) fn endorsement() -> Endorsement {
     Endorsement::of(0x24)
@@ -49,6 +53,9 @@ pub(crate) fn init_sha256() -> Sha256Digest {
 pub(crate) struct Machine {
     requests: SendRequest<Full<Bytes>>,
     pub(crate) statement_key: SigningKey,
+    pub(crate) issuer_key: SigningKey,
+    /// The key of the step that runs.
+    pub(crate) step_key: SigningKey,
     attestation_key: p256::ecdsa::SigningKey,
     pub(crate) endorsement: Endorsement,
     pub(crate) reset_count: u32,
@@ -66,6 +73,8 @@ impl Machine {
         Self {
             requests,
             statement_key: SigningKey::from_bytes(&[3; 32]),
+            issuer_key: SigningKey::from_bytes(&[4; 32]),
+            step_key: SigningKey::from_bytes(&[5; 32]),
             attestation_key: p256::ecdsa::SigningKey::from_slice(&[0x42; 32]).unwrap(),
             endorsement: endorsement(),
             reset_count: BOOTS.fetch_add(1, Ordering::Relaxed),
@@ -131,14 +140,17 @@ impl Machine {
     }
 
     pub(crate) fn attestation(&self, challenge: Challenge, runtime_log: Vec<u8>) -> Attestation {
-        let statement_key = PublicKey(self.statement_key.verifying_key());
+        let [statement_key, issuer_key] =
+            [&self.statement_key, &self.issuer_key].map(|key| PublicKey(key.verifying_key()));
         let endorsement_key_sha256 = self.endorsement.sha256();
-        let binding = Binding { challenge, statement_key_sha256: statement_key.sha256(), endorsement_key_sha256 };
+        let [statement_key_sha256, issuer_key_sha256] = [statement_key.sha256(), issuer_key.sha256()];
+        let binding = Binding { challenge, statement_key_sha256, issuer_key_sha256, endorsement_key_sha256 };
         let binding_sha256 = Sha256Digest::of(&canonical::to_vec(&binding).unwrap());
         let (quote, signature) = self.quote(&self.attestation_key, binding_sha256, &runtime_log);
         Attestation {
             binding,
             statement_key: Blob(statement_key.spki()),
+            issuer_key: Blob(issuer_key.spki()),
             proof: proof(&self.secret, &binding_sha256),
             quote: Blob(quote),
             signature: Blob(signature),
@@ -238,8 +250,32 @@ impl Machine {
     /// A step that ended: its log, and what is signed of it.
     pub(crate) async fn step(&mut self, step: &str, log: impl Into<Bytes>) {
         self.log(step, log).await.unwrap();
+        self.identify(step, step).await.unwrap();
         self.trace(step, step).await.unwrap();
         self.record(step, step).await.unwrap();
+    }
+
+    /// The certificate of a step of this name.
+    pub(crate) fn certificate(&self, step: &str) -> String {
+        let challenge = self.challenge.as_ref().unwrap();
+        let [image_root_hash, argv_sha256, enforced_sha256] = [Sha256Digest::of(b"x"); 3];
+        let (job_sha256, step_sha256) = (challenge.job_sha256, Sha256Digest::of(step.as_bytes()));
+        let draft = StepDraft {
+            trust_domain: &"demo.example".parse().unwrap(),
+            machine: &self.endorsement.sha256(),
+            build_id: &challenge.build_id,
+            step: &step.parse().unwrap(),
+            identity: StepIdentity { job_sha256, step_sha256, image_root_hash, argv_sha256, enforced_sha256 },
+            begin: challenge.issued,
+            end: challenge.issued.plus_seconds(LEAF_SECONDS),
+            serial: [1; 16],
+        };
+        draft.issue(&self.step_key.verifying_key(), &self.issuer_key).unwrap().to_pem().unwrap()
+    }
+
+    /// The certificate of `of`, sent as that of `step`.
+    pub(crate) async fn identify(&mut self, step: &str, of: &str) -> Option<(StatusCode, Bytes)> {
+        self.ask(Method::POST, &format!("{}{step}", path::IDENTITIES), self.certificate(of)).await
     }
 
     /// A trace of `of`, sent as that of `step`.
@@ -285,7 +321,7 @@ impl Machine {
     fn statement(&self, predicate: &str, content: Value) -> Vec<u8> {
         let subject = vec![Subject::new("log/build", Sha256Digest::of(b""))];
         let payload = canonical::to_vec(&Statement::new(predicate, subject, content)).unwrap();
-        let signature = self.statement_key.sign(&pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
+        let signature = self.step_key.sign(&pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
         Envelope::new(PAYLOAD_STATEMENT, &payload, &signature).to_vec().unwrap()
     }
 

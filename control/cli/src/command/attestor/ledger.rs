@@ -233,12 +233,13 @@ fn text(entry: &Entry) -> String {
             let build_id = build_id.as_ref().map_or("-", Name::as_str);
             format!("refused     {build_id} {} {}", code.escape_default(), object.escape_default())
         }
-        Act::Certified { build_id, ek_sha256, reset_count, attestation, statement, dispatch } => format!(
-            "certified   {build_id} ek {} reset {reset_count} attestation {} statement {} dispatch {}",
+        Act::Certified { build_id, ek_sha256, reset_count, attestation, statement, dispatch, issuer } => format!(
+            "certified   {build_id} ek {} reset {reset_count} attestation {} statement {} dispatch {} issuer {}",
             ek_sha256,
             attestation.serial.escape_default(),
             statement.serial.escape_default(),
-            dispatch.serial.escape_default()
+            dispatch.serial.escape_default(),
+            issuer.as_ref().map_or("-", |issuer| &issuer.serial).escape_default()
         ),
         Act::HandedOver { build_id, job_sha256 } => format!("handed over {build_id} job {job_sha256}"),
         Act::Ended { build_id, outcome } => format!("ended       {build_id} {}", outcome.escape_default()),

@@ -1,8 +1,10 @@
-//! The test site's certificates.
+//! The test site's certificates, and those that its machine issues.
 
 use std::time::Duration;
 
-use kiln_formats::certificate::{Certificate, EKU_ATTESTATION, EKU_STATEMENT};
+use kiln_formats::certificate::{Certificate, EKU_ATTESTATION, EKU_STATEMENT, StepDraft, StepIdentity, issuer_name};
+use kiln_formats::digest::Sha256Digest;
+use kiln_formats::names::Name;
 use kiln_formats::trust::PublicKey;
 use x509_cert::SubjectPublicKeyInfo;
 use x509_cert::builder::profile::BuilderProfile;
@@ -18,10 +20,13 @@ use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
 use x509_cert::time::{Time, Validity};
 
-use super::{DISPATCH_KEY, ISSUED, STATEMENT_KEY, key, tpm};
+use super::{DISPATCH_KEY, ISSUED, ISSUER_KEY, STATEMENT_KEY, at, key, name, tpm};
 
 const ROOT_KEY: u8 = 1;
 const AUTHORITY_KEY: u8 = 2;
+
+/// How long the certificates of a build live, in seconds.
+const LIFE: i64 = 900;
 
 /// A leaf to be issued; by default as the authority would.
 pub(crate) struct Leaf {
@@ -61,17 +66,75 @@ pub(crate) fn dispatch_leaf() -> Leaf {
 }
 
 pub(crate) fn root() -> Certificate {
-    let constraints = BasicConstraints { ca: true, path_len_constraint: None };
-    ca("root", constraints, ROOT_KEY)
+    ca("root", None, ROOT_KEY)
 }
 
 pub(crate) fn authority() -> Certificate {
-    let constraints = BasicConstraints { ca: true, path_len_constraint: Some(0) };
-    ca("authority", constraints, AUTHORITY_KEY)
+    ca("authority", Some(1), AUTHORITY_KEY)
+}
+
+/// The certificate of the key that certifies steps: whose build it names, and with which key.
+pub(crate) struct Issuer {
+    pub(crate) build_id: &'static str,
+    pub(crate) key: u8,
+    pub(crate) issuer_key: u8,
+}
+
+pub(crate) fn issuer() -> Issuer {
+    Issuer { build_id: "00112233445566778899aabbccddeeff", key: ISSUER_KEY, issuer_key: AUTHORITY_KEY }
+}
+
+impl Issuer {
+    pub(crate) fn issue(&self) -> Certificate {
+        let constraints = BasicConstraints { ca: true, path_len_constraint: Some(0) };
+        let subject = issuer_name(&tpm::machine(), &name(self.build_id)).unwrap();
+        let profile =
+            Profile { subject, issuer: "authority", extensions: basics(&constraints, KeyUsages::KeyCertSign) };
+        issue(profile, ed25519_spki(self.key), ISSUED, ISSUED + LIFE, self.issuer_key)
+    }
+}
+
+/// A step's certificate to be; by default as the machine would.
+pub(crate) struct StepPlan {
+    pub(crate) trust_domain: Name,
+    pub(crate) machine: Sha256Digest,
+    pub(crate) build_id: Name,
+    pub(crate) step: Name,
+    pub(crate) identity: StepIdentity,
+    pub(crate) seconds: i64,
+    /// Whose certificate it is, who signs it, and who signs the step's record and trace.
+    pub(crate) key: u8,
+    pub(crate) issuer_key: u8,
+    pub(crate) signer: u8,
+}
+
+impl StepPlan {
+    pub(crate) fn new(sequence: usize, step: Name, identity: StepIdentity) -> Self {
+        let key = 10 + sequence as u8;
+        Self {
+            trust_domain: name("test.example"),
+            machine: tpm::machine(),
+            build_id: name(issuer().build_id),
+            step,
+            identity,
+            seconds: LIFE,
+            key,
+            issuer_key: ISSUER_KEY,
+            signer: key,
+        }
+    }
+
+    pub(crate) fn issue(&self) -> Vec<u8> {
+        let Self { trust_domain, machine, build_id, step, identity, .. } = self;
+        let (begin, end, serial) = (at(0), at(self.seconds), [7; 16]);
+        let draft = StepDraft { trust_domain, machine, build_id, step, identity: *identity, begin, end, serial };
+        let issued = draft.issue(&key(self.key).verifying_key(), &key(self.issuer_key)).unwrap();
+        issued.to_pem().unwrap().into_bytes()
+    }
 }
 
 struct Profile {
-    subject: &'static str,
+    subject: DistinguishedName,
     issuer: &'static str,
     extensions: Vec<Extension>,
 }
@@ -82,7 +145,7 @@ impl BuilderProfile for Profile {
     }
 
     fn get_subject(&self) -> DistinguishedName {
-        format!("CN={}", self.subject).parse().unwrap()
+        self.subject.clone()
     }
 
     fn build_extensions(
@@ -103,7 +166,9 @@ fn basics(constraints: &BasicConstraints, usage: KeyUsages) -> Vec<Extension> {
     ]
 }
 
-fn ca(subject: &'static str, constraints: BasicConstraints, seed: u8) -> Certificate {
+fn ca(subject: &'static str, path_len_constraint: Option<u8>, seed: u8) -> Certificate {
+    let constraints = BasicConstraints { ca: true, path_len_constraint };
+    let subject = format!("CN={subject}").parse().unwrap();
     let extensions = basics(&constraints, KeyUsages::KeyCertSign);
     let profile = Profile { subject, issuer: "root", extensions };
     issue(profile, ed25519_spki(seed), ISSUED - 1000, ISSUED + 1_000_000, ROOT_KEY)
@@ -117,8 +182,8 @@ impl Leaf {
         extensions.push((&ExtendedKeyUsage(vec![self.purpose])).to_extension(&subject, &[]).unwrap());
         let uri = GeneralName::UniformResourceIdentifier(Ia5String::new(&self.id).unwrap());
         extensions.push((false, &SubjectAltName(vec![uri])).to_extension(&subject, &[]).unwrap());
-        let profile = Profile { subject: "leaf", issuer: "authority", extensions };
-        issue(profile, self.spki.clone(), self.first, self.first + 900, self.issuer_key)
+        let profile = Profile { subject: "CN=leaf".parse().unwrap(), issuer: "authority", extensions };
+        issue(profile, self.spki.clone(), self.first, self.first + LIFE, self.issuer_key)
     }
 }
 

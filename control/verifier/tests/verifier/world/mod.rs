@@ -7,6 +7,7 @@ mod certificates;
 mod firmware;
 mod job;
 mod sandbox;
+mod statements;
 mod steplog;
 mod tpm;
 
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use kiln_formats::canonical;
+use kiln_formats::certificate::StepIdentity;
 use kiln_formats::challenge::{Binding, Challenge, Closing};
 use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
@@ -38,7 +40,9 @@ use kiln_formats::trust::{Configuration, Policy, PublicKey, TrustBundle};
 use kiln_verifier::{Anchors, Bundle, Content};
 use serde::Serialize;
 
-pub(crate) use certificates::{Leaf, attestation_leaf, authority, dispatch_leaf, root, statement_leaf};
+pub(crate) use certificates::{
+    Issuer, Leaf, StepPlan, attestation_leaf, authority, dispatch_leaf, issuer, root, statement_leaf,
+};
 pub(crate) use firmware::FirmwareEvent;
 pub(crate) use job::job;
 pub(crate) use tpm::{QuoteDraft, ak_spki, ek_public, machine};
@@ -50,6 +54,7 @@ pub(crate) const ISSUED: i64 = 1_790_000_000;
 pub(crate) const STATEMENT_KEY: u8 = 3;
 pub(crate) const JOB_KEY: u8 = 4;
 pub(crate) const DISPATCH_KEY: u8 = 5;
+pub(crate) const ISSUER_KEY: u8 = 6;
 
 pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
@@ -90,6 +95,8 @@ pub(crate) struct Plan {
     pub(crate) attestation_leaf: Leaf,
     pub(crate) dispatch_key: u8,
     pub(crate) dispatch_leaf: Leaf,
+    pub(crate) issuer: Issuer,
+    pub(crate) identity: EditAt<StepPlan>,
     pub(crate) policy: Policy,
     pub(crate) artifact: Vec<u8>,
     pub(crate) firmware: Vec<FirmwareEvent>,
@@ -156,6 +163,8 @@ impl Default for Plan {
             attestation_leaf: attestation_leaf(),
             dispatch_key: DISPATCH_KEY,
             dispatch_leaf: dispatch_leaf(),
+            issuer: issuer(),
+            identity: Box::new(|_, _| {}),
             policy: policy(),
             artifact: b"!<arch>\n".to_vec(),
             firmware: firmware::events(),
@@ -220,11 +229,11 @@ impl Plan {
     }
 
     pub(crate) fn binding(&self) -> Binding {
-        let statement_key_sha256 = PublicKey(key(self.statement_key).verifying_key()).sha256();
-        Self::edited(
-            Binding { challenge: self.challenge(), statement_key_sha256, endorsement_key_sha256: machine() },
-            &self.binding,
-        )
+        let [statement_key_sha256, issuer_key_sha256] =
+            [self.statement_key, self.issuer.key].map(|seed| PublicKey(key(seed).verifying_key()).sha256());
+        let (challenge, endorsement_key_sha256) = (self.challenge(), machine());
+        let binding = Binding { challenge, statement_key_sha256, issuer_key_sha256, endorsement_key_sha256 };
+        Self::edited(binding, &self.binding)
     }
 
     pub(crate) fn boot_events(&self) -> Vec<Event> {
@@ -264,9 +273,9 @@ impl Plan {
         Self::edited(quote, &self.first)
     }
 
-    fn sign_statement<T: Serialize>(&self, statement: &T) -> (Vec<u8>, Sha256Digest) {
+    fn sign_statement<T: Serialize>(seed: u8, statement: &T) -> (Vec<u8>, Sha256Digest) {
         let payload = json(statement);
-        (sign(self.statement_key, names::PAYLOAD_STATEMENT, &payload), Sha256Digest::of(&payload))
+        (sign(seed, names::PAYLOAD_STATEMENT, &payload), Sha256Digest::of(&payload))
     }
 
     /// The authority's word on this machine.
@@ -293,6 +302,7 @@ impl Plan {
         put(path::AUTHORITY, authority().to_pem().unwrap().into_bytes());
         put(path::STATEMENT_KEY, self.statement_leaf.issue().to_pem().unwrap().into_bytes());
         put(path::ATTESTATION_KEY, self.attestation_leaf.issue().to_pem().unwrap().into_bytes());
+        put(path::ISSUER, self.issuer.issue().to_pem().unwrap().into_bytes());
         put(path::DISPATCH_KEY, self.dispatch_leaf.issue().to_pem().unwrap().into_bytes());
         let (attestation, summary) = self.dispatch(&first.attest());
         put(path::DISPATCH, attestation);
@@ -337,10 +347,16 @@ impl Plan {
             }
             let mut trace = sandbox::trace(&self.challenge().build_id, step, statement.subject.clone());
             (self.trace)(at, &mut trace);
-            let (trace, trace_sha256) = self.sign_statement(&trace);
-            statement.predicate.trace = trace_sha256;
+            statement.predicate.trace = Sha256Digest::of(&json(&trace));
             (self.record)(at, &mut statement);
-            let (envelope, sha256) = self.sign_statement(&statement);
+            let ran = &statement.predicate;
+            let job_sha256 = Sha256Digest::of(&self.job_bytes());
+            let identity = StepIdentity::of(job_sha256, step, ran.image_root_hash, &ran.enforced).unwrap();
+            let mut identity = StepPlan::new(at, step.name.clone(), identity);
+            (self.identity)(at, &mut identity);
+            let (trace, trace_sha256) = Self::sign_statement(identity.signer, &trace);
+            let (envelope, sha256) = Self::sign_statement(identity.signer, &statement);
+            files.insert(path::identity(at as u32, &step.name), identity.issue());
             events.push(Event::StepBegin(step.name.clone(), step.digest().unwrap()));
             events.push(Event::StepTrace(step.name.clone(), trace_sha256));
             events.push(Event::StepEnd(step.name.clone(), sha256));
@@ -356,92 +372,13 @@ impl Plan {
             let output = &job.job().output[0].name;
             let sha256 = Sha256Digest::of(&self.artifact);
             let statement = Self::edited(self.provenance_of(output, sha256, byproducts), &self.provenance);
-            let (envelope, provenance_sha256) = self.sign_statement(&statement);
+            let (envelope, provenance_sha256) = Self::sign_statement(self.statement_key, &statement);
             events.push(Event::Output(output.clone(), sha256));
             events.push(Event::Provenance(provenance_sha256));
             files.insert(path::artifact(output), self.artifact.clone());
             files.insert(path::artifact_statements(output), [&envelope[..], b"\n"].concat());
             files.insert(path::PROVENANCE.into(), envelope);
         }
-    }
-
-    fn record_of(&self, sequence: u32, step: &Step, previous: Sha256Digest, log: &[u8]) -> Statement<StepRecord> {
-        let seen = |usage: &WorkspaceUse| {
-            let after = digest(&format!("after {}", usage.name));
-            let before = if usage.access == Access::Ro { after } else { digest("") };
-            WorkspaceSeen { name: usage.name.clone(), access: usage.access, before, after: Some(after) }
-        };
-        let workspaces: Vec<WorkspaceSeen> = step.workspaces.iter().map(seen).collect();
-        let written = workspaces.iter().filter(|seen| seen.access == Access::Rw);
-        let mut subject: Vec<Subject> =
-            written.filter_map(|seen| Some(Subject::new(format!("workspace/{}", seen.name), seen.after?))).collect();
-        subject.push(Subject::new(format!("log/{}", step.name), Sha256Digest::of(log)));
-        let predicate = StepRecord {
-            build_id: self.challenge().build_id,
-            sequence,
-            previous,
-            step: step.name.clone(),
-            step_sha256: step.digest().unwrap(),
-            image_root_hash: digest("toolchain"),
-            argv: step.argv.clone(),
-            env: step.env.clone(),
-            workdir: step.workdir.clone(),
-            inputs: step
-                .inputs
-                .iter()
-                .map(|input| InputSeen { name: input.clone(), sha256: digest("zlib.tar") })
-                .collect(),
-            workspaces,
-            profile: step.profile,
-            proc: step.proc,
-            limits: step.limits.clone(),
-            exit: Exit::Code { code: 0 },
-            usage: Usage {
-                wall_ms: 5,
-                cpu_us: 4000,
-                memory_peak_bytes: 1 << 20,
-                pids_peak: 3,
-                io_read_bytes: 4096,
-                io_written_bytes: 0,
-            },
-            log: steplog::seen(log),
-            trace: digest(""),
-            enforced: sandbox::enforced(step),
-        };
-        Statement::new(names::PREDICATE_RECORD, subject, predicate)
-    }
-
-    fn provenance_of(
-        &self,
-        output: &Name,
-        sha256: Sha256Digest,
-        byproducts: Vec<ResourceDescriptor>,
-    ) -> Statement<Provenance> {
-        let document = ResourceDescriptor::new("job", Sha256Digest::of(&self.job_bytes()));
-        let image = ResourceDescriptor::new("image/c", digest("toolchain"));
-        let input =
-            ResourceDescriptor::new("input/zlib.tar", digest("zlib.tar")).with_uri("https://zlib.example/zlib.tar");
-        let predicate = Provenance {
-            build_definition: BuildDefinition {
-                build_type: names::BUILD_TYPE.into(),
-                external_parameters: ExternalParameters { job: document.clone() },
-                internal_parameters: InternalParameters {
-                    image: ResourceDescriptor::new("image", image_sha256()),
-                    tpm: "software".into(),
-                },
-                resolved_dependencies: vec![document, image, input],
-            },
-            run_details: RunDetails {
-                builder: Builder { id: names::BUILDER_FIRMWARE.into(), version: BTreeMap::new() },
-                metadata: Metadata {
-                    invocation_id: self.challenge().build_id.to_string(),
-                    started_on: at(0),
-                    finished_on: at(20),
-                },
-                byproducts,
-            },
-        };
-        Statement::new(names::PREDICATE_PROVENANCE, vec![Subject::new(output.as_str(), sha256)], predicate)
     }
 
     fn close(&self, mut events: Vec<Event>, files: BTreeMap<String, Vec<u8>>) -> Bundle {
