@@ -32,8 +32,8 @@ pub struct Offer<'a> {
 }
 
 /// Holding one says: the machine with the TPM of this endorsement key, with the published image, started as predicted and given
-/// what was offered, answered this challenge with a restricted key of that TPM, vouches for `statement_key` and `issuer_key`, and may build. It does
-/// not say that the machine was not attested before in this boot: whoever keeps `clock.reset_count` finds that out.
+/// what was offered, answered this challenge with a restricted key of that TPM, vouches for `statement_key` and `issuer_key`, and may
+/// build. It does not say that the machine was not attested before in this boot: whoever keeps `clock.reset_count` finds that out.
 #[derive(Debug, Clone)]
 pub struct AttestedMachine {
     /// Which machine: the digest of its endorsement key.

@@ -1,8 +1,7 @@
 //! Gate 5: did each step run, in order, under the policy it claims?
 //!
 //! Every record is held against the job (what should have run), the log (what was measured when), the record before it and the
-//! certificate of the key that signed it. All
-//! findings are collected: a person who looks at a failed build wants them all.
+//! certificate of the key that signed it. All findings are collected: a person who looks at a failed build wants them all.
 
 mod enforced;
 mod identity;

@@ -22,23 +22,28 @@ pub(super) struct Admitted {
 /// The next thing that a step owes.
 pub(super) struct Owed {
     step: Name,
-    /// The step's own key, once its certificate has come.
-    key: Option<VerifyingKey>,
-    traced: bool,
+    due: Due,
+}
+
+/// What comes when; what is signed, by the step's own key.
+enum Due {
+    Identity,
+    Trace(VerifyingKey),
+    Record(VerifyingKey),
 }
 
 impl Owed {
     /// All of it.
     pub(super) fn by(step: Name) -> Self {
-        Self { step, key: None, traced: false }
+        Self { step, due: Due::Identity }
     }
 
     /// Where it is sent to.
     pub(super) fn path(&self) -> String {
-        let prefix = match (self.key, self.traced) {
-            (None, _) => path::IDENTITIES,
-            (Some(_), false) => path::TRACES,
-            (Some(_), true) => path::RECORDS,
+        let prefix = match self.due {
+            Due::Identity => path::IDENTITIES,
+            Due::Trace(_) => path::TRACES,
+            Due::Record(_) => path::RECORDS,
         };
         format!("{prefix}{}", self.step)
     }
@@ -51,22 +56,26 @@ impl Owed {
         known: &mut Vec<VerifyingKey>,
         listener: Listener<'_>,
     ) -> Result<Option<Self>, Fault> {
-        let Self { step, key, traced } = self;
-        let Some(key) = key else {
-            let key = identity(bytes, &step, admitted)?;
-            if known.contains(&key) {
-                return Err(Fault::StatementMismatch { kind: "identity", step });
+        let Self { step, due } = self;
+        Ok(match due {
+            Due::Identity => {
+                let key = identity(bytes, &step, admitted)?;
+                if known.contains(&key) {
+                    return Err(Fault::StatementMismatch { kind: "identity", step });
+                }
+                known.push(key);
+                Some(Self { step, due: Due::Trace(key) })
             }
-            known.push(key);
-            return Ok(Some(Self { step, key: Some(key), traced }));
-        };
-        if traced {
-            listener(Report::StepRecorded(&checks::record(bytes, &step, &key)?));
-            return Ok(None);
-        }
-        let trace = checks::trace(bytes, &admitted.challenge.build_id, &step, &key)?;
-        listener(Report::StepTraced(&step, &trace));
-        Ok(Some(Self { step, key: Some(key), traced: true }))
+            Due::Trace(key) => {
+                let trace = checks::trace(bytes, &admitted.challenge.build_id, &step, &key)?;
+                listener(Report::StepTraced(&step, &trace));
+                Some(Self { step, due: Due::Record(key) })
+            }
+            Due::Record(key) => {
+                listener(Report::StepRecorded(&checks::record(bytes, &step, &key)?));
+                None
+            }
+        })
     }
 }
 
