@@ -25,6 +25,7 @@
 //!
 //! Source: RFC 5280; RFC 8410 (Ed25519); SPIFFE X.509-SVID, sections 2 to 4.
 
+mod issue;
 mod profile;
 mod spiffe;
 mod step;
@@ -37,6 +38,7 @@ use x509_cert::der::oid::db::rfc8410::ID_ED_25519;
 use x509_cert::der::pem::LineEnding;
 use x509_cert::der::{Decode as _, DecodePem as _, Encode as _, EncodePem as _};
 
+pub use issue::{SERIAL_BYTES, key_identifiers, serial_number, validity};
 pub use spiffe::{SpiffeId, SpiffeIdError};
 pub use step::{STEP_IDENTITY, StepDraft, StepIdentity, issuer_name};
 
@@ -54,11 +56,11 @@ pub const PEM_BYTES_MAX: usize = 8 << 10;
 
 /// Code signing. Source: RFC 5280, section 4.2.1.12.
 pub const EKU_STATEMENT: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.3");
-/// The rule of leaves that have no name.
-const NAMELESS: &str = "it has no SPIFFE id";
-
 /// `tcg-kp-AIKCertificate`. Source: TCG Credential Profile for TPM 2.0, section 3.2.16.
 pub const EKU_ATTESTATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.3");
+
+/// The rule of leaves that have no name.
+const NAMELESS: &str = "it has no SPIFFE id";
 
 /// A certificate that was parsed, and nothing more.
 #[derive(Debug, Clone, PartialEq, Eq)]

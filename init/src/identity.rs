@@ -6,14 +6,11 @@
 
 use ed25519_dalek::{Signature, Signer as _, SigningKey};
 use kiln_builder::custody::Task;
-use kiln_formats::certificate::{StepDraft, StepIdentity};
+use kiln_formats::certificate::{SERIAL_BYTES, StepDraft, StepIdentity};
 use kiln_formats::names::Name;
 
 use crate::custody::{CustodyError, seed};
 use crate::order::Begun;
-
-/// Bytes of a serial number, as the authority's have.
-const SERIAL_BYTES: usize = 16;
 
 /// The key of one step.
 pub(crate) struct StepKey {

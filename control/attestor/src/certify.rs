@@ -3,13 +3,12 @@
 //! Whoever calls this has decided already: nothing is judged here but that the certificate made is one that a verifier takes.
 
 use std::net::IpAddr;
-use std::time::{Duration, UNIX_EPOCH};
 
 use ed25519_dalek::SigningKey;
 use kiln_formats::certificate::{
-    Certificate, CertificateError, EKU_ATTESTATION, EKU_STATEMENT, LEAF_SECONDS_MAX, SpiffeId,
+    Certificate, CertificateError, EKU_ATTESTATION, EKU_STATEMENT, LEAF_SECONDS_MAX, SERIAL_BYTES, SpiffeId,
+    key_identifiers, serial_number, validity,
 };
-use kiln_formats::digest::Sha256Digest;
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::PublicKey;
 use x509_cert::builder::profile::BuilderProfile;
@@ -19,15 +18,10 @@ use x509_cert::der::asn1::{Ia5String, ObjectIdentifier, OctetString};
 use x509_cert::der::oid::db::rfc5280::ID_KP_SERVER_AUTH;
 use x509_cert::der::{Decode as _, Encode as _};
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{
-    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName,
-    SubjectKeyIdentifier,
-};
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName};
 use x509_cert::ext::{Extension, ToExtension as _};
 use x509_cert::name::Name as DistinguishedName;
-use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::{SubjectPublicKeyInfo, SubjectPublicKeyInfoRef};
-use x509_cert::time::{Time, Validity};
 
 use crate::service::ServerName;
 
@@ -39,9 +33,6 @@ pub(crate) const AUTHORITY_SECONDS: u32 = 365 * 86_400;
 /// the minutes that a machine takes from there to its quote.
 pub(crate) const LEAF_SECONDS: u32 = 900;
 const _: () = assert!(LEAF_SECONDS as i64 <= LEAF_SECONDS_MAX);
-
-/// Random bytes of a serial number. Source: CA/Browser Forum baseline requirements, section 7.1: at least 64 bits.
-pub(crate) const SERIAL_BYTES: usize = 16;
 
 /// Why a certificate could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -141,14 +132,9 @@ impl<'a> Issuer<'a> {
             usage: request.purpose.usage(),
             leaf: request.purpose.leaf()?,
         };
-        let validity = Validity::new(time(request.begin)?, time(request.begin.plus_seconds(request.seconds))?);
-        let mut serial = request.serial;
-        // Positive, and of a fixed length, whatever was drawn.
-        if let Some(first) = serial.first_mut() {
-            *first = *first & 0x7f | 0x40;
-        }
+        let life = validity(request.begin, request.begin.plus_seconds(request.seconds))?;
         let spki = SubjectPublicKeyInfo::from_der(request.spki)?;
-        let builder = CertificateBuilder::new(profile, SerialNumber::new(&serial)?, validity, spki)?;
+        let builder = CertificateBuilder::new(profile, serial_number(request.serial)?, life, spki)?;
         let built = builder.build::<_, ed25519_dalek::Signature>(self.key)?;
         Ok(Certificate::from_der(&built.to_der()?)?)
     }
@@ -234,10 +220,9 @@ impl BuilderProfile for Profile {
             extensions.push((&ExtendedKeyUsage(vec![*purpose])).to_extension(subject, &[])?);
             extensions.push((&SubjectAltName(names.clone())).to_extension(subject, &[])?);
         }
-        extensions.push((&SubjectKeyIdentifier(key_identifier(&spk)?)).to_extension(subject, &[])?);
-        let issuer =
-            AuthorityKeyIdentifier { key_identifier: Some(key_identifier(&issuer_spk)?), ..Default::default() };
-        extensions.push((&issuer).to_extension(subject, &[])?);
+        let (own, above) = key_identifiers(&spk, &issuer_spk)?;
+        extensions.push((&own).to_extension(subject, &[])?);
+        extensions.push((&above).to_extension(subject, &[])?);
         Ok(extensions)
     }
 }
@@ -247,17 +232,6 @@ fn octets(address: &[u8]) -> Result<GeneralName, CertifyError> {
     Ok(GeneralName::IpAddress(OctetString::new(address)?))
 }
 
-/// The first 160 bits of the key's SHA-256. Source: RFC 7093, section 2, method 1.
-fn key_identifier(key: &SubjectPublicKeyInfoRef<'_>) -> x509_cert::der::Result<OctetString> {
-    let digest = Sha256Digest::of(key.subject_public_key.raw_bytes());
-    OctetString::new(digest.as_bytes().first_chunk::<20>().copied().unwrap_or_default())
-}
-
 fn common_name(name: &str) -> Result<DistinguishedName, CertifyError> {
     Ok(format!("CN={name}").parse::<DistinguishedName>()?)
-}
-
-fn time(at: Timestamp) -> Result<Time, CertifyError> {
-    let since = Duration::from_secs(u64::try_from(at.unix()).unwrap_or(0));
-    Ok(Time::try_from(UNIX_EPOCH + since)?)
 }

@@ -5,14 +5,14 @@
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use kiln_formats::canonical;
-use kiln_formats::certificate::SpiffeId;
+use kiln_formats::certificate::{SERIAL_BYTES, SpiffeId};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::names::PAYLOAD_STATEMENT;
 use kiln_formats::teardown::{Teardown, TornDown};
 use zeroize::Zeroizing;
 
-use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request, SERIAL_BYTES, spki_of};
+use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request, spki_of};
 use crate::site::Site;
 
 /// Why nothing was signed.

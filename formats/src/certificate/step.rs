@@ -3,8 +3,6 @@
 //! Nothing is judged here. Who issues one holds the step begun under an ALLOW; who reads one compares each digest with what it
 //! knows of the step.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use x509_cert::SubjectPublicKeyInfo;
@@ -14,16 +12,12 @@ use x509_cert::certificate::TbsCertificate;
 use x509_cert::der::asn1::{Ia5String, ObjectIdentifier, OctetString};
 use x509_cert::der::{self, Decode as _, Encode as _};
 use x509_cert::ext::pkix::name::GeneralName;
-use x509_cert::ext::pkix::{
-    AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName,
-    SubjectKeyIdentifier,
-};
+use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage, KeyUsages, SubjectAltName};
 use x509_cert::ext::{Extension, ToExtension as _};
 use x509_cert::name::Name as DistinguishedName;
-use x509_cert::serial_number::SerialNumber;
 use x509_cert::spki::SubjectPublicKeyInfoRef;
-use x509_cert::time::{Time, Validity};
 
+use super::issue::{SERIAL_BYTES, key_identifiers, serial_number, validity};
 use super::{Certificate, CertificateError, EKU_STATEMENT, SpiffeId};
 use crate::canonical;
 use crate::digest::Sha256Digest;
@@ -128,7 +122,7 @@ pub struct StepDraft<'a> {
     /// The last one.
     pub end: Timestamp,
     /// Random bytes, of which the first is made positive.
-    pub serial: [u8; 16],
+    pub serial: [u8; SERIAL_BYTES],
 }
 
 impl StepDraft<'_> {
@@ -151,14 +145,10 @@ impl StepDraft<'_> {
         else {
             return Ok(Err(CertificateError::Draft));
         };
-        let mut serial = self.serial;
-        if let Some(first) = serial.first_mut() {
-            *first = *first & 0x7f | 0x40;
-        }
-        let validity = Validity::new(time(self.begin)?, time(self.end)?);
         let spki = SubjectPublicKeyInfo::from_der(&PublicKey(*key).spki())?;
         let profile = StepProfile { issuer_name, id, identity: self.identity };
-        let builder = CertificateBuilder::new(profile, SerialNumber::new(&serial)?, validity, spki)?;
+        let builder =
+            CertificateBuilder::new(profile, serial_number(self.serial)?, validity(self.begin, self.end)?, spki)?;
         Ok(Certificate::from_parsed(builder.build::<_, Signature>(issuer)?))
     }
 }
@@ -189,25 +179,15 @@ impl BuilderProfile for StepProfile {
         let constraints = BasicConstraints { ca: false, path_len_constraint: None };
         let name = GeneralName::UniformResourceIdentifier(Ia5String::new(self.id.as_str())?);
         let identity = OctetString::new(self.identity.to_der()?)?;
-        let above = AuthorityKeyIdentifier { key_identifier: Some(key_identifier(&issuer)?), ..Default::default() };
+        let (own, above) = key_identifiers(&key, &issuer)?;
         Ok(vec![
             (true, &constraints).to_extension(subject, &[])?,
             (&KeyUsage(KeyUsages::DigitalSignature.into())).to_extension(subject, &[])?,
             (&ExtendedKeyUsage(vec![EKU_STATEMENT])).to_extension(subject, &[])?,
             (true, &SubjectAltName(vec![name])).to_extension(subject, &[])?,
             Extension { extn_id: STEP_IDENTITY, critical: false, extn_value: identity },
-            (&SubjectKeyIdentifier(key_identifier(&key)?)).to_extension(subject, &[])?,
+            (&own).to_extension(subject, &[])?,
             (&above).to_extension(subject, &[])?,
         ])
     }
-}
-
-/// The first 160 bits of the key's SHA-256. Source: RFC 7093, section 2, method 1.
-fn key_identifier(key: &SubjectPublicKeyInfoRef<'_>) -> der::Result<OctetString> {
-    let digest = Sha256Digest::of(key.subject_public_key.raw_bytes());
-    OctetString::new(digest.as_bytes().first_chunk::<20>().copied().unwrap_or_default())
-}
-
-fn time(at: Timestamp) -> der::Result<Time> {
-    Time::try_from(UNIX_EPOCH + Duration::from_secs(u64::try_from(at.unix()).unwrap_or(0)))
 }

@@ -2,7 +2,7 @@
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use kiln_formats::canonical;
-use kiln_formats::certificate::{self, Certificate, IssuerCertificate, SpiffeId};
+use kiln_formats::certificate::{self, Certificate, IssuerCertificate, SERIAL_BYTES, SpiffeId};
 use kiln_formats::challenge::Challenge;
 use kiln_formats::decision::{self, Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::{Authority, Fault, Outcome, Signed};
-use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request, SERIAL_BYTES};
+use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request};
 use crate::ledger::{Act, Issued};
 use crate::site::trust_lists::{self, TrustListsError};
 use crate::state::Refusal;

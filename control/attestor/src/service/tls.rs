@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ed25519_dalek::SigningKey;
 use ed25519_dalek::pkcs8::{EncodePrivateKey as _, KeypairBytes};
-use kiln_formats::certificate::CertificateError;
+use kiln_formats::certificate::{CertificateError, SERIAL_BYTES};
 use kiln_formats::timestamp::Timestamp;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
@@ -16,7 +16,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, DnsName, PrivatePkcs8KeyDe
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{self, ServerConfig};
 
-use crate::certify::{CertifyError, Issuer, Purpose, Request, SERIAL_BYTES, spki_of};
+use crate::certify::{CertifyError, Issuer, Purpose, Request, spki_of};
 use crate::site::Site;
 
 /// How long a server's certificate lives, in seconds: a day, and it is renewed after half of it.

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 use kiln_formats::canonical;
+use kiln_formats::certificate::SERIAL_BYTES;
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Policy, TRUST_BYTES_MAX, TrustBundle, VERSION};
 use kiln_formats::trust_list::{ReferenceTime, RetiredRoot, TrustList, VERSION as LIST_VERSION};
 
 use super::files::{io_error, list, read_public_file, write_key, write_public_file};
 use super::{Site, SiteError, boot_references, document, path, read_key, trust_lists};
-use crate::certify::{AUTHORITY_SECONDS, Issuer, Purpose, ROOT_SECONDS, Request, SERIAL_BYTES, spki_of};
+use crate::certify::{AUTHORITY_SECONDS, Issuer, Purpose, ROOT_SECONDS, Request, spki_of};
 
 /// What was before a change, below the site's directory: a directory for each, by the number of the list that ended it.
 const BEFORE: &str = "before";

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ed25519_dalek::SigningKey;
 use kiln_formats::canonical;
-use kiln_formats::certificate::Authority;
+use kiln_formats::certificate::{Authority, SERIAL_BYTES};
 use kiln_formats::job::Profile;
 use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_METAL, BUILDER_SECURE_BOOT, Name};
 use kiln_formats::timestamp::Timestamp;
@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::files::{io_error, write_key, write_public_file};
 use super::{Description, SiteError, path, trust_lists};
-use crate::certify::{AUTHORITY_SECONDS, Issuer, Purpose, ROOT_SECONDS, Request, SERIAL_BYTES, spki_of};
+use crate::certify::{AUTHORITY_SECONDS, Issuer, Purpose, ROOT_SECONDS, Request, spki_of};
 use crate::state::{self, Owner};
 
 /// What a site is called.
