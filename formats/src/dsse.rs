@@ -6,7 +6,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ed25519_dalek::{Signature, VerifyingKey};
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::canonical;
@@ -115,6 +115,12 @@ impl Envelope {
         }
     }
 
+    /// Signs a payload with a key that is at hand.
+    #[must_use]
+    pub fn sign(payload_type: &str, payload: &[u8], key: &SigningKey) -> Self {
+        Self::new(payload_type, payload, &key.sign(&pae(payload_type, payload)).to_bytes())
+    }
+
     /// Reads an envelope in any spelling that JSON allows, as people's tools write it.
     ///
     /// # Errors
@@ -189,7 +195,6 @@ impl Envelope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ed25519_dalek::{Signer as _, SigningKey};
     use proptest::prelude::*;
 
     const TYPE: &str = "application/vnd.kiln.job.v1+json";

@@ -13,13 +13,13 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use ed25519_dalek::{Signer as _, SigningKey};
+use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
 
 use crate::canonical;
 use crate::certificate::{Certificate, CertificateError};
 use crate::digest::Sha256Digest;
-use crate::dsse::{self, Envelope, pae};
+use crate::dsse::{self, Envelope};
 use crate::names::{Name, PAYLOAD_REFERENCE_TIME, PAYLOAD_TRUST_LIST};
 use crate::timestamp::Timestamp;
 use crate::trust::Policy;
@@ -265,10 +265,7 @@ impl TrustList {
     /// [`canonical::Error`] for a number that JSON cannot hold.
     pub fn sign(&self, root: &SigningKey, previous: Option<&SigningKey>) -> Result<Vec<u8>, canonical::Error> {
         let payload = canonical::to_vec(self)?;
-        let sign = |key: &SigningKey| {
-            let signature = key.sign(&pae(PAYLOAD_TRUST_LIST, &payload)).to_bytes();
-            Envelope::new(PAYLOAD_TRUST_LIST, &payload, &signature)
-        };
+        let sign = |key: &SigningKey| Envelope::sign(PAYLOAD_TRUST_LIST, &payload, key);
         canonical::to_vec(&SignedList { signed: sign(root), cross_signed: previous.map(sign) })
     }
 
@@ -438,8 +435,7 @@ impl ReferenceTime {
     /// [`canonical::Error`] for a number that JSON cannot hold.
     pub fn sign(&self, root: &SigningKey) -> Result<Vec<u8>, canonical::Error> {
         let payload = canonical::to_vec(self)?;
-        let signature = root.sign(&pae(PAYLOAD_REFERENCE_TIME, &payload)).to_bytes();
-        Envelope::new(PAYLOAD_REFERENCE_TIME, &payload, &signature).to_vec()
+        Envelope::sign(PAYLOAD_REFERENCE_TIME, &payload, root).to_vec()
     }
 
     /// Reads a time that `root` signed for `site`.

@@ -11,11 +11,11 @@
 #[cfg(test)]
 mod tests;
 
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use kiln_formats::canonical;
 use kiln_formats::certificate::{Certificate, CertificateError};
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::dsse::{self, Envelope, pae};
+use kiln_formats::dsse::{self, Envelope};
 use kiln_formats::names::Name;
 use kiln_formats::timestamp::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -306,8 +306,7 @@ impl Head {
     /// [`canonical::Error`] for a number that JSON cannot hold.
     pub fn sign(&self, key: &SigningKey) -> Result<Vec<u8>, canonical::Error> {
         let payload = canonical::to_vec(self)?;
-        let signature = key.sign(&pae(PAYLOAD_HEAD, &payload)).to_bytes();
-        Envelope::new(PAYLOAD_HEAD, &payload, &signature).to_vec()
+        Envelope::sign(PAYLOAD_HEAD, &payload, key).to_vec()
     }
 
     /// Reads a head that `key` signed for the ledger of `site`.

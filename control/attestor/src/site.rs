@@ -30,11 +30,11 @@ pub mod trust_lists;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use kiln_formats::canonical;
 use kiln_formats::certificate::{self, Certificate, CertificateError};
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::dsse::Envelope;
 use kiln_formats::event::Event;
 use kiln_formats::job::CheckedJob;
 use kiln_formats::names::{BUILDER_DIRECT, BUILDER_METAL, BUILDER_SECURE_BOOT, Name, PAYLOAD_JOB};
@@ -435,8 +435,7 @@ pub fn references(directory: &Path) -> Result<Vec<Reference>, SiteError> {
 /// [`canonical::Error`] for a job with a number that JSON cannot hold; a checked one has none.
 pub fn sign_job(job: &CheckedJob, key: &SigningKey) -> Result<Envelope, canonical::Error> {
     let payload = canonical::to_vec(job.job())?;
-    let signature = key.sign(&pae(PAYLOAD_JOB, &payload)).to_bytes();
-    Ok(Envelope::new(PAYLOAD_JOB, &payload, &signature))
+    Ok(Envelope::sign(PAYLOAD_JOB, &payload, key))
 }
 
 /// The digest of a public key, as documents name it.

@@ -3,11 +3,11 @@
 //! The key exists for this one statement: it is made, certified for a quarter of an hour in the name of this build's teardown, used and
 //! forgotten. Whether it is true only the launcher knows.
 
-use ed25519_dalek::{Signer as _, SigningKey};
+use ed25519_dalek::SigningKey;
 use kiln_formats::canonical;
 use kiln_formats::certificate::{SERIAL_BYTES, SpiffeId};
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::dsse::Envelope;
 use kiln_formats::names::PAYLOAD_STATEMENT;
 use kiln_formats::teardown::{Teardown, TornDown};
 use zeroize::Zeroizing;
@@ -70,8 +70,7 @@ pub fn sign(
     let certificate = Issuer::of(site.authority(), site.authority_key()).issue(&request)?;
     let certificate = certificate.to_pem().map_err(CertifyError::from)?;
     let payload = canonical::to_vec(&seen.statement())?;
-    let signature = key.sign(&pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
-    let statement = Envelope::new(PAYLOAD_STATEMENT, &payload, &signature);
+    let statement = Envelope::sign(PAYLOAD_STATEMENT, &payload, &key);
     Ok(canonical::to_vec(&Teardown { certificate, statement })?)
 }
 

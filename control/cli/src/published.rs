@@ -6,10 +6,10 @@
 use std::path::Path;
 
 use ed25519_dalek::pkcs8::DecodePublicKey as _;
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use kiln_attestor::site::boot_reference;
 use kiln_formats::canonical;
-use kiln_formats::dsse::{self, Envelope, pae};
+use kiln_formats::dsse::{self, Envelope};
 use kiln_formats::names::{PAYLOAD_STATEMENT, PREDICATE_REFERENCE};
 use kiln_formats::pcr::PcrIndex;
 use kiln_formats::prediction::{PREDICTIONS_BYTES_MAX, Predictions, Registers};
@@ -28,8 +28,7 @@ const ENVELOPE_BYTES_MAX: usize = 2 * PREDICTIONS_BYTES_MAX;
 /// Signs a statement: canonical, in an envelope, on one line.
 pub(crate) fn sign<P: Serialize>(statement: &Statement<P>, key: &SigningKey) -> Result<Vec<u8>> {
     let payload = canonical::to_vec(statement).or_exit(Exit::Infrastructure)?;
-    let signature = key.sign(&pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
-    let mut line = Envelope::new(PAYLOAD_STATEMENT, &payload, &signature).to_vec().or_exit(Exit::Infrastructure)?;
+    let mut line = Envelope::sign(PAYLOAD_STATEMENT, &payload, key).to_vec().or_exit(Exit::Infrastructure)?;
     line.push(b'\n');
     Ok(line)
 }

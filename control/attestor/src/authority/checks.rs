@@ -1,13 +1,13 @@
 //! What the authority holds a machine's messages against. No waiting, no I/O.
 
-use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use ed25519_dalek::{SigningKey, VerifyingKey};
 use kiln_formats::canonical;
 use kiln_formats::certificate::{self, Certificate, IssuerCertificate, SERIAL_BYTES, SpiffeId};
 use kiln_formats::challenge::Challenge;
 use kiln_formats::decision::{self, Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dispatch::{Dispatch, Dispatched, Used};
-use kiln_formats::dsse::{Envelope, pae};
+use kiln_formats::dsse::Envelope;
 use kiln_formats::endorsement::{Roots, TpmClass};
 use kiln_formats::link::{Attestation, Blob, Certificates, NotAttested};
 use kiln_formats::manifest;
@@ -198,8 +198,7 @@ fn dispatch(
     let reference_sha256 = Sha256Digest::of(&canonical::to_vec(authority.reference).map_err(encode)?);
     let used = Used { reference_sha256, class };
     let sign = |payload: Vec<u8>| -> Result<Blob, Fault> {
-        let signature = key.sign(&pae(PAYLOAD_STATEMENT, &payload)).to_bytes();
-        Ok(Blob(Envelope::new(PAYLOAD_STATEMENT, &payload, &signature).to_vec().map_err(encode)?))
+        Ok(Blob(Envelope::sign(PAYLOAD_STATEMENT, &payload, &key).to_vec().map_err(encode)?))
     };
     let attestation = said.attestation(used).and_then(|statement| canonical::to_vec(&statement));
     let summary = said.summary(used).and_then(|statement| canonical::to_vec(&statement));
