@@ -6,8 +6,8 @@ mod shapes;
 use log::{Edited, Ev, boot_of, made_here, runtime_log_in};
 
 use super::*;
-use crate::eventlog::EventLog;
 use crate::eventlog::corpus::real_logs;
+use crate::eventlog::{EventLog, EventType};
 
 /// The command lines that the person knows of.
 const LINES: [&str; 2] = ["console=ttyS0 ro", "console=ttyS0 ro init=/bin/sh"];
@@ -213,8 +213,7 @@ fn changes_of_real_logs_fail_and_are_placed() {
         let against = Against { values: Some(&values), ..Against::default() };
         let sound = audit(&boot_of(&honest.encode(), &[]), &against);
         let failures = |audit: &Audit| audit.findings.iter().filter(|f| f.severity == Severity::Failure).count();
-        let expected = usize::from(real.file == "go-eventlog__debian-10.bin");
-        assert_eq!(failures(&sound), expected, "{}: {:#?}", real.file, sound.findings);
+        assert_eq!(failures(&sound), 0, "{}: {:#?}", real.file, sound.findings);
         // Some events of a long log, all of a short one.
         let step = honest.events.len().div_ceil(6).max(1);
         for at in (0..honest.events.len()).step_by(step) {
@@ -235,18 +234,15 @@ fn changes_of_real_logs_fail_and_are_placed() {
             {
                 let audited = audit_of(edit);
                 assert!(!audited.holds(), "{} event {at}", real.file);
-                assert!(failures(&audited) > expected, "{} event {at}", real.file);
-                if expected == 0 {
-                    assert_eq!(
-                        place(&audited).map(|index| u32::from(index.get())),
-                        Some(event.register),
-                        "{} {at}",
-                        real.file
-                    );
-                }
+                assert!(failures(&audited) > 0, "{} event {at}", real.file);
+                let placed = place(&audited).map(|index| u32::from(index.get()));
+                assert_eq!(placed, Some(event.register), "{} {at}", real.file);
             }
+            // Behind the entry that vouched, old shims have six bytes of nothing.
+            let from_the_end = if event.event_type == EventType::VARIABLE_AUTHORITY.0 { 7 } else { 1 };
             let altered = audit_of(&|events| {
-                if let Some(byte) = events[at].data.last_mut() {
+                let data = &mut events[at].data;
+                if let Some(byte) = data.len().checked_sub(from_the_end).and_then(|last| data.get_mut(last)) {
                     *byte ^= 0x20;
                 }
             });

@@ -10,7 +10,7 @@ use std::fmt;
 
 use super::EventType;
 use super::decode::{self, Decoded, Loader};
-use crate::pcr::BankDigest;
+use crate::pcr::{Bank, BankDigest};
 
 /// An event's data, by what it is worth.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,8 @@ pub enum Content<'a> {
     Verified(Fact<'a>),
     /// The digest has to be the hash of the data, and is not: the data was altered, or the firmware is at fault.
     Mismatched(Claim<'a>),
-    /// The digest is of something that is not in the log: an image, a file, a table.
+    /// The digest is of something that is not in the log: an image, a file, a table. Or it is of so little that nothing follows:
+    /// a value of one byte, and not which variable's.
     NotHashed(Claim<'a>),
     /// The event extends nothing: anyone could have written it, at any time.
     Unmeasured(Claim<'a>),
@@ -49,6 +50,8 @@ pub enum Coverage {
     Text,
     /// The variable's value; its name is only claimed.
     VariableData,
+    /// The whole variable, and not the last byte of the padding behind it.
+    Padded,
     /// The text behind a loader's label; the label is only claimed.
     AfterLabel,
     /// The section's name, in ASCII with its NUL.
@@ -147,6 +150,7 @@ fn weigh<'a>(event: &Weighed<'a, '_>) -> Content<'a> {
     let covering = candidates(event).find(|(_, bytes)| hashes_to(event, bytes.as_ref())).map(|(coverage, _)| coverage);
     match covering {
         Some(coverage) => Content::Verified(Fact { decoded, coverage }),
+        None if is_value_alone(event, &decoded) => Content::NotHashed(Claim { decoded }),
         None if must_hash(event, &decoded) => Content::Mismatched(Claim { decoded }),
         None => Content::NotHashed(Claim { decoded }),
     }
@@ -189,6 +193,20 @@ fn must_hash(event: &Weighed<'_, '_>, decoded: &Decoded<'_>) -> bool {
     }
 }
 
+/// The digest is of a Secure Boot variable's value without its name, as firmware for a TPM 1.2 extends it. That a byte was 1 is no
+/// fact about Secure Boot.
+///
+/// Source: go-eventlog's log of a Lenovo with a TPM 1.2 (`linux_tpm12`), whose registers are known; no crypto-agile log does this.
+fn is_value_alone(event: &Weighed<'_, '_>, decoded: &Decoded<'_>) -> bool {
+    let is_of_old_firmware = event.digests.iter().all(|digest| digest.bank() == Bank::Sha1);
+    match decoded {
+        Decoded::Variable(variable) if event.event_type == EventType::VARIABLE_DRIVER_CONFIG => {
+            is_of_old_firmware && hashes_to(event, variable.data)
+        }
+        _ => false,
+    }
+}
+
 /// Whether every digest that we can compute is the hash of `bytes`.
 fn hashes_to(event: &Weighed<'_, '_>, bytes: &[u8]) -> bool {
     event.digests.iter().all(|digest| digest.bank().hash(bytes).is_none_or(|hash| hash == *digest))
@@ -204,6 +222,7 @@ fn candidates<'a>(event: &Weighed<'a, '_>) -> impl Iterator<Item = (Coverage, Co
     let without_nul = |bytes: &'a [u8]| bytes.strip_suffix(b"\0");
     let with_nul = || is_loader.then(|| [data, b"\0"].concat());
     let of_variable = || variable_data(data).filter(|_| is_boot_variable);
+    let padded = || padded_variable(data).filter(|_| event_type == EventType::VARIABLE_AUTHORITY);
     let behind_label = || decode::grub_label(data).map(|(_, text)| text).filter(|_| is_loader);
     let section = || decode::uki_section(data).map(|name| [name.as_bytes(), b"\0"].concat()).filter(|_| is_loader);
     let borrowed = |coverage, bytes: Option<&'a [u8]>| bytes.map(|bytes| (coverage, bytes.into()));
@@ -214,6 +233,7 @@ fn candidates<'a>(event: &Weighed<'a, '_>) -> impl Iterator<Item = (Coverage, Co
         borrowed(Coverage::AfterLabel, behind_label().and_then(without_nul)),
         borrowed(Coverage::AfterLabel, behind_label()),
         borrowed(Coverage::VariableData, of_variable()),
+        borrowed(Coverage::Padded, padded()),
         borrowed(Coverage::TagData, behind_tag()),
         borrowed(Coverage::TagData, behind_domain()),
         borrowed(Coverage::Text, without_nul(data)),
@@ -221,6 +241,15 @@ fn candidates<'a>(event: &Weighed<'a, '_>) -> impl Iterator<Item = (Coverage, Co
     ]
     .into_iter()
     .flatten()
+}
+
+/// A `UEFI_VARIABLE_DATA` with what stands behind it, but for the last byte. Shims of 2018 and 2019 have six bytes too many in
+/// their event, of which they hash five.
+///
+/// Source: go-eventlog's logs of Debian 10 and of Container-Optimized OS 85 and 93, go-attestation's `sb_cert_eventlog`.
+fn padded_variable(data: &[u8]) -> Option<&[u8]> {
+    let (_, measured) = data.split_last()?;
+    matches!(decode::decode(EventType::VARIABLE_AUTHORITY, measured), Decoded::Variable(_)).then_some(measured)
 }
 
 /// The value in a `UEFI_VARIABLE_DATA`.
