@@ -192,7 +192,7 @@ impl Attestor {
             .arg("--site")
             .arg(server.path("site"));
         child.arg("--job").arg(hello.path("job.toml")).arg("--out").arg(hello.out());
-        for input in ["hello.c", "large"].into_iter().filter(|name| hello.path(name).exists()) {
+        for input in ["hello.c", "large", "zlib.tar"].into_iter().filter(|name| hello.path(name).exists()) {
             child.arg("--input").arg(format!("{input}={}", hello.path(input).display()));
         }
         let mut child = child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -250,13 +250,21 @@ fn a_server_without_an_uplink_says_what_is_missing() {
     assert!(server.capture().0.is_empty());
 }
 
+/// The demonstration's job, with its input.
+fn zlib() -> Hello {
+    let made = crate::fixture::build("zlib");
+    let hello = Hello { dir: scratch(), draft: made["draft"].as_str().unwrap().to_owned() };
+    fs::copy(made["input"].as_str().unwrap(), hello.path("zlib.tar")).unwrap();
+    hello
+}
+
 /// One whole life: it gets an address, enrols, pulls the job, builds with its network down, emits, powers off; and what it leaves
 /// verifies. On the wire there is nobody but the attestor, and what leads to it.
 #[test]
 fn a_server_pulls_its_job_builds_it_and_hands_it_out() {
-    let (hello, port) = (Hello::new(), free_port());
+    let (job, port) = (zlib(), free_port());
     let mut server = Server::new(&attestor_at(port), &["--scratch-mib", "64"]);
-    let attestor = Attestor::serve(&server, &hello, port);
+    let attestor = Attestor::serve(&server, &job, port);
     let mut console = server.switch_on(768);
     console.until("kiln: network down");
     let down = SystemTime::now();
@@ -265,11 +273,11 @@ fn a_server_pulls_its_job_builds_it_and_hands_it_out() {
     console.ends_with("kiln: done: Built");
     let (code, said) = attestor.finish();
     assert_eq!(code, 0, "{said}");
-    let out = hello.out().join("01-job");
+    let out = job.out().join("01-job");
     let site = server.path("site");
     let verdict = kiln(["verify".as_ref(), out.as_os_str(), "--site".as_ref(), site.as_os_str(), "--json".as_ref()]);
     assert_eq!(verdict.expect(0).json()["builder_id"], BUILDER_METAL);
-    assert!(fs::read(out.join("artifacts/hello")).unwrap().starts_with(b"\x7fELF"));
+    assert!(fs::read(out.join("artifacts/libz.a")).unwrap().starts_with(b"!<arch>\n"));
 
     let Capture(packets) = server.capture();
     let attestor = (HOST, port);

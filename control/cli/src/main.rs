@@ -23,6 +23,7 @@ mod screen;
 mod signed;
 mod timings;
 mod verdict;
+mod zlib;
 
 use std::process::ExitCode;
 

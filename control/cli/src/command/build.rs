@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::screen::Screen;
+use crate::zlib::{INPUT, Zlib};
 use crate::{compared, document, image};
 
 /// Make the image that machines boot, or a part of it, from locked sources. What was made before is taken from the cache.
@@ -21,7 +22,8 @@ Examples:
   kiln build image --check published/image.json
   kiln build toolchain
   kiln build kernel
-  kiln build image --flavour metal")]
+  kiln build image --flavour metal
+  kiln build zlib > zlib.toml")]
 pub(crate) struct Build {
     /// What to make
     #[arg(value_enum, default_value = "image")]
@@ -66,6 +68,8 @@ enum Part {
     Appliance,
     /// The image `c` that steps run on: a C compiler and what belongs to it
     Toolchain,
+    /// The job of `kiln demo`, to be run elsewhere: prints its draft, with --json also where its input is
+    Zlib,
 }
 
 impl Build {
@@ -105,6 +109,11 @@ impl Build {
             Part::Toolchain => {
                 let made = toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?;
                 let text = format!("root hash {}\n{}", made.root_hash, line("c", &made.sha256, made.bytes, &made.path));
+                self.tell(&made, &text)
+            }
+            Part::Zlib => {
+                let Zlib { made, .. } = Zlib::make(shop)?;
+                let text = format!("# --input {INPUT}={}\n{}", made.input.display(), made.draft.trim_end());
                 self.tell(&made, &text)
             }
         })

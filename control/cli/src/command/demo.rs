@@ -9,9 +9,8 @@ use kiln_attestor::Offer;
 use kiln_attestor::site::{Names, PROFILES, Site};
 use kiln_formats::manifest::path as in_bundle;
 use kiln_formats::names::Name;
+use kiln_image::build;
 use kiln_image::flavour::Flavour;
-use kiln_image::toolchain::ToolchainImage;
-use kiln_image::{build, toolchain, upstream};
 
 use super::run::{MachineArguments, disks};
 use super::sign::{EXPIRES_IN_HOURS, sign};
@@ -21,14 +20,8 @@ use crate::image::{self, Image};
 use crate::order::Order;
 use crate::output::Output;
 use crate::screen::Screen;
+use crate::zlib::{ARTIFACT, INPUT, Zlib};
 use crate::{document, host, verdict};
-
-/// The job, with marks where the digests go.
-const JOB: &str = include_str!("zlib.toml");
-/// The job's one input.
-const INPUT: &str = "zlib.tar";
-/// The job's one output.
-const ARTIFACT: &str = "libz.a";
 
 /// Build the real zlib in a measured machine, verify it, and show that one flipped bit is noticed.
 ///
@@ -56,8 +49,7 @@ pub(crate) struct Demo {
 /// What the demonstration is made from.
 struct Materials {
     image: Image,
-    toolchain: ToolchainImage,
-    source: kiln_image::apt::Fetched,
+    zlib: Zlib,
 }
 
 impl Demo {
@@ -67,20 +59,20 @@ impl Demo {
         let materials = image::in_workshop(screen, |shop| {
             Ok(Materials {
                 image: build::image(shop, Flavour::Vm).or_exit(Exit::Infrastructure)?.into(),
-                toolchain: toolchain::build(shop, "c").or_exit(Exit::Infrastructure)?,
-                source: upstream::zlib(shop).or_exit(Exit::Infrastructure)?,
+                zlib: Zlib::make(shop)?,
             })
         })?;
         let failed = |source| Problem::Io { action: "write", path: self.out.clone(), source };
         fs::create_dir_all(&self.out).map_err(failed).or_exit(Exit::Usage)?;
         let site = self.site()?;
-        write_draft(&job, &draft(&materials)?)?;
+        write_draft(&job, &materials.zlib.made.draft)?;
 
         let document = sign(&job, &site.invoker_key().or_exit(Exit::Usage)?, EXPIRES_IN_HOURS)?;
         let input: Name = INPUT.parse().or_exit(Exit::Infrastructure)?;
-        let offer = Offer::new(document, &[(input, materials.source.path.clone())].into()).or_exit(Exit::Usage)?;
+        let offer = Offer::new(document, &[(input, materials.zlib.made.input.clone())].into()).or_exit(Exit::Usage)?;
         let reference = materials.image.reference(&site, screen)?;
-        let brought = [(materials.toolchain.root_hash, materials.toolchain.path.clone())];
+        let toolchain = &materials.zlib.toolchain;
+        let brought = [(toolchain.root_hash, toolchain.path.clone())];
         let signed = self.machine.signed(&site, &materials.image, screen)?;
         let reference = match &signed {
             Some((signed, _)) => signed.reference(&site, reference)?,
@@ -130,17 +122,6 @@ fn finished_text(finished: &crate::order::Finished) -> String {
     let verdict = finished.verdict.as_ref().map(verdict::text).unwrap_or_default();
     let out = finished.out.as_ref().map(|out| out.display().to_string()).unwrap_or_default();
     format!("{verdict}\n{out}")
-}
-
-/// The job with the digests of what it is made from.
-fn draft(materials: &Materials) -> Result<String> {
-    let source = &materials.source;
-    let size = source.path.metadata().or_exit(Exit::Infrastructure)?.len();
-    Ok(JOB
-        .replace("@ROOT_HASH@", &materials.toolchain.root_hash.to_string())
-        .replace("@URI@", &format!("pkg:deb/debian/{}@{}?arch=source", source.package, source.version))
-        .replace("@SHA256@", &source.sha256.to_string())
-        .replace("@SIZE@", &size.to_string()))
 }
 
 /// Writes the draft; one with the same text may be there from an earlier try.
