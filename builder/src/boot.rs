@@ -12,7 +12,7 @@ use kiln_formats::canonical;
 use kiln_formats::certificate::{Authority, Certificate, CertificateError};
 use kiln_formats::challenge::{self, Binding, Challenge};
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::dispatch::{Dispatch, DispatchError, Dispatched};
+use kiln_formats::dispatch::{Dispatch, DispatchError, Dispatched, Envelopes};
 use kiln_formats::endorsement::{EkPublic, EkPublicError};
 use kiln_formats::enrolment::Enrolled;
 use kiln_formats::link::{
@@ -177,6 +177,7 @@ pub(crate) async fn certify<S: io::Read + io::Write>(
         binding: &attestation.binding,
         quote: &attestation.quote.0,
         builder_id: &configuration.builder_id,
+        policy_sha256: policy_digest(&trust.policy)?,
     };
     let certificates: Certificates = offer(link, path::ATTESTATION, "attestation", &attestation).await?;
     let issuer_life = check(&certificates, &trust.root, &identity, &said)?;
@@ -187,6 +188,7 @@ pub(crate) async fn certify<S: io::Read + io::Write>(
     bundle.add(file::DISPATCH_KEY, certificates.dispatch.certificate.into_bytes());
     bundle.add(file::DISPATCH, certificates.dispatch.attestation.0);
     bundle.add(file::DISPATCH_SUMMARY, certificates.dispatch.summary.0);
+    bundle.add(file::DISPATCH_IMAGE, certificates.dispatch.image.0);
     tracing::info!("attested");
     let Challenge { build_id, job_sha256, image_sha256, .. } = challenge;
     Ok(Certified {
@@ -218,6 +220,10 @@ fn check_versions(configuration: &Configuration, trust: &TrustBundle, challenge:
         Some((document, ..)) => Err(BootError::Document { document, source: None }),
         None => Ok(()),
     }
+}
+
+fn policy_digest(policy: &Policy) -> Result<Sha256Digest, BootError> {
+    policy.sha256().map_err(|source| BootError::Document { document: "policy", source: Some(source) })
 }
 
 /// The first quote, over the challenge and this boot's keys, and the logs that explain it.
@@ -314,8 +320,8 @@ fn check(
     }
     // That its key is the one that made the quote is for the authority and the verifier to see: only they read quotes.
     authority.attestation(&pem(&certificates.attestation)?).map_err(broken)?;
-    let Dispatch { certificate, attestation, summary } = &certificates.dispatch;
+    let Dispatch { certificate, attestation, summary, image } = &certificates.dispatch;
     let key = authority.dispatch(&pem(certificate)?).map_err(broken)?.key;
-    said.check(&attestation.0, &summary.0, &key)?;
+    said.check(Envelopes { attestation: &attestation.0, summary: &summary.0, image: &image.0 }, &key)?;
     issuer.life().ok_or(BootError::OtherKey)
 }

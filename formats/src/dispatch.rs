@@ -1,9 +1,10 @@
 //! The authority's word, before it hands out a job: this machine, started from this image, was checked for this build of this job.
 //!
-//! Two statements, signed with a key that is certified for one build and never kept: the dispatch attestation (SCAI) binds the
-//! machine's first quote to the build, the job, the image and the statement key; the summary (SLSA) says that the quote was held
-//! against reference values, and that it passed. [`Dispatched`] is all that either says, and makes both, so that a reader checks
-//! them by making them again: nothing in them is free but [`Used`], and of that the class must be the builder id's.
+//! Three statements, signed with a key that is certified for one build and never kept: the dispatch attestation (SCAI) binds the
+//! machine's first quote to the build, the job, the image and the statement key; a summary (SLSA) says that the quote was held
+//! against reference values, and that it passed; another ([`crate::image_summary`]) that the image's provenance was checked before.
+//! [`Dispatched`] is all that they say, and makes them, so that a reader checks them by making them again: nothing in them is free but
+//! [`Used`], and of that the class must be the builder id's.
 //!
 //! Source: in-toto attestation framework, `spec/predicates/scai.md` (v0.3); SLSA, `spec/build-env-track-basics.md` (draft), level 2.
 
@@ -14,20 +15,19 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::canonical;
-use crate::challenge::Binding;
+use crate::challenge::{Binding, Challenge};
 use crate::digest::Sha256Digest;
 use crate::dsse::{self, Envelope};
 use crate::endorsement::{OtherClass, TpmClass};
+use crate::image_summary::ImageChecked;
 use crate::link::Blob;
 use crate::manifest::path;
 use crate::names::{PAYLOAD_STATEMENT, PREDICATE_SCAI, PREDICATE_VERDICT, VERIFIER};
 use crate::statement::{DigestSet, ResourceDescriptor, Statement, Subject};
-use crate::verdict::{Attestation, PolicyUsed, Summary, Verifier};
+use crate::verdict::{Attestation, PolicyUsed, SLSA_VERSION, Summary, Verifier};
 
 /// What the summary grants: the check of the quote, and no level of SLSA's, whose draft track has no words for this yet.
 pub const LEVEL: &str = "KILN_BOOT_QUOTE_VERIFIED";
-/// The SLSA version of the summary's form.
-const SLSA_VERSION: &str = "1.2";
 /// Where the subjects and targets stand that every reader looks for.
 const JOB: &str = "job";
 const IMAGE: &str = "image";
@@ -35,6 +35,7 @@ const MACHINE: &str = "endorsement-key";
 const STATEMENT_KEY: &str = "statement-key";
 const ISSUER_KEY: &str = "issuer-key";
 const REFERENCE: &str = "reference-values";
+const PROVENANCE: &str = "image-provenance";
 /// The attribute, and in it the condition, that says how the site enrols the TPM.
 const ENROLLED: &str = "MACHINE_ENROLLED";
 const CLASS: &str = "class";
@@ -64,7 +65,7 @@ pub struct Attribute {
     pub evidence: Option<ResourceDescriptor>,
 }
 
-/// The two statements, each in its envelope, and the certificate of the key that signed both.
+/// The three statements, each in its envelope, and the certificate of the key that signed them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dispatch {
@@ -74,6 +75,8 @@ pub struct Dispatch {
     pub attestation: Blob,
     /// The summary's envelope.
     pub summary: Blob,
+    /// That of the summary about the image.
+    pub image: Blob,
 }
 
 /// What is said of a machine whose first quote held. Everything in it is in the evidence.
@@ -85,6 +88,8 @@ pub struct Dispatched<'a> {
     pub quote: &'a [u8],
     /// In which way the machine was started.
     pub builder_id: &'a str,
+    /// What the site allows, images among it: the digest of its policy.
+    pub policy_sha256: Sha256Digest,
 }
 
 /// What the authority judged the machine by, on its word.
@@ -92,6 +97,8 @@ pub struct Dispatched<'a> {
 pub struct Used {
     /// The digest of its reference values.
     pub reference_sha256: Sha256Digest,
+    /// The digest of the envelope with the image's provenance.
+    pub provenance_sha256: Sha256Digest,
     /// As what its site enrols the machine's TPM.
     pub class: TpmClass,
 }
@@ -129,6 +136,17 @@ pub enum DispatchError {
         /// Which statement.
         statement: &'static str,
     },
+}
+
+/// The three envelopes, as they were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Envelopes<'a> {
+    /// That of the dispatch attestation.
+    pub attestation: &'a [u8],
+    /// That of the summary of the quote's check.
+    pub summary: &'a [u8],
+    /// That of the summary about the image.
+    pub image: &'a [u8],
 }
 
 impl DispatchError {
@@ -182,8 +200,10 @@ impl Dispatched<'_> {
         let reference = ResourceDescriptor::new(REFERENCE, used.reference_sha256);
         let class = BTreeMap::from([(CLASS.to_owned(), used.class.to_string())]);
         let enrolled = says(ENROLLED, (MACHINE, *endorsement_key_sha256), binding()?);
+        let provenance = ResourceDescriptor::new(PROVENANCE, used.provenance_sha256);
         let attributes = vec![
             quote,
+            says("IMAGE_PROVENANCE_VERIFIED", (IMAGE, challenge.image_sha256), provenance),
             says("REFERENCE_VALUES_MATCH", (IMAGE, challenge.image_sha256), reference),
             says("JOB_BOUND", (JOB, challenge.job_sha256), binding()?),
             Attribute { conditions: class, ..enrolled },
@@ -216,12 +236,21 @@ impl Dispatched<'_> {
         Ok(Statement::new(PREDICATE_VERDICT, self.subject(), summary))
     }
 
-    /// Checks that both statements are signed with `key` and say this, and nothing else, and that the class fits the builder id.
+    /// The summary about the image of an authority that judged the machine so.
+    #[must_use]
+    pub fn image(&self, used: Used) -> Statement<Summary> {
+        let Challenge { image_sha256, issued, .. } = self.binding.challenge;
+        let provenance_sha256 = Some(used.provenance_sha256);
+        ImageChecked { image_sha256, policy_sha256: self.policy_sha256, provenance_sha256, at: issued }.passed()
+    }
+
+    /// Checks that all three statements are signed with `key` and say this, and nothing else, and that the class fits the builder id.
     /// Returns what the authority says that it used.
     ///
     /// # Errors
     /// [`DispatchError`].
-    pub fn check(&self, attestation: &[u8], summary: &[u8], key: &VerifyingKey) -> Result<Used, DispatchError> {
+    pub fn check(&self, said: Envelopes<'_>, key: &VerifyingKey) -> Result<Used, DispatchError> {
+        let Envelopes { attestation, summary, image } = said;
         let statement = "dispatch attestation";
         let found: Statement<AttributeReport> = open(statement, attestation, key)?;
         let used = used(&found.predicate).ok_or(DispatchError::Other { statement })?;
@@ -229,16 +258,20 @@ impl Dispatched<'_> {
         used.class.check(self.builder_id).map_err(|source| DispatchError::Class { statement, source })?;
         let statement = "summary of the quote's check";
         same(statement, &open(statement, summary, key)?, self.summary(used))?;
+        let statement = "summary of the check of the image's provenance";
+        same(statement, &open(statement, image, key)?, Ok(self.image(used)))?;
         Ok(used)
     }
 }
 
 /// What is free in a report, wherever it stands: the report is made again with it and compared as a whole.
 fn used(report: &AttributeReport) -> Option<Used> {
-    let evidence = |attribute: &Attribute| attribute.evidence.clone().filter(|evidence| evidence.name == REFERENCE);
+    let evidence = report.attributes.iter().filter_map(|attribute| attribute.evidence.as_ref());
+    let digest = |name: &str| Some(evidence.clone().find(|evidence| evidence.name == name)?.digest.sha256);
     let enrolled = report.attributes.iter().find(|attribute| attribute.attribute == ENROLLED)?;
     Some(Used {
-        reference_sha256: report.attributes.iter().find_map(evidence)?.digest.sha256,
+        reference_sha256: digest(REFERENCE)?,
+        provenance_sha256: digest(PROVENANCE)?,
         class: enrolled.conditions.get(CLASS)?.parse().ok()?,
     })
 }
@@ -299,36 +332,55 @@ mod tests {
         Envelope::new(PAYLOAD_STATEMENT, &payload, &signature).to_vec().unwrap()
     }
 
+    /// What is said of a build on a server, and by whom.
+    fn said(binding: &Binding) -> Dispatched<'_> {
+        Dispatched { binding, quote: b"quote", builder_id: BUILDER_METAL, policy_sha256: digest("policy") }
+    }
+
+    fn used_by(class: TpmClass) -> Used {
+        Used { reference_sha256: digest("reference"), provenance_sha256: digest("provenance"), class }
+    }
+
     #[test]
     fn it_says_this_and_nothing_else() {
         let (key, other) = (SigningKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
         let binding = binding();
-        let said = Dispatched { binding: &binding, quote: b"quote", builder_id: BUILDER_METAL };
-        let used = Used { reference_sha256: digest("reference"), class: TpmClass::Hardware };
+        let (said, used) = (said(&binding), used_by(TpmClass::Hardware));
         let attestation = sign(&key, &said.attestation(used).unwrap());
         let summary = sign(&key, &said.summary(used).unwrap());
-        let check = |said: &Dispatched<'_>, attestation: &[u8], summary: &[u8], key: &SigningKey| {
-            said.check(attestation, summary, &key.verifying_key()).map_err(|error| error.statement())
+        let image = sign(&key, &said.image(used));
+        let good = Envelopes { attestation: &attestation, summary: &summary, image: &image };
+        let check = |said: &Dispatched<'_>, found: Envelopes<'_>, key: &SigningKey| {
+            said.check(found, &key.verifying_key()).map_err(|error| error.statement())
         };
-        assert_eq!(check(&said, &attestation, &summary, &key), Ok(used));
-        let (first, second) = ("dispatch attestation", "summary of the quote's check");
-        assert_eq!(check(&said, &attestation, &summary, &other), Err(first));
-        assert_eq!(check(&said, &attestation, &sign(&other, &said.summary(used).unwrap()), &key), Err(second));
-        // Each for the other, and one of an authority that used other reference values for the second.
-        assert_eq!(check(&said, &summary, &attestation, &key), Err(first));
-        assert_eq!(
-            check(
-                &said,
-                &attestation,
-                &sign(&key, &said.summary(Used { reference_sha256: digest("x"), ..used }).unwrap()),
-                &key
-            ),
-            Err(second)
-        );
+        assert_eq!(check(&said, good, &key), Ok(used));
+        let names =
+            ["dispatch attestation", "summary of the quote's check", "summary of the check of the image's provenance"];
+        let [first, second, third] = names;
+        assert_eq!(check(&said, good, &other), Err(first));
+        let by_other = sign(&other, &said.summary(used).unwrap());
+        assert_eq!(check(&said, Envelopes { summary: &by_other, ..good }, &key), Err(second));
+        let by_other = sign(&other, &said.image(used));
+        assert_eq!(check(&said, Envelopes { image: &by_other, ..good }, &key), Err(third));
+        // Each for another.
+        assert_eq!(check(&said, Envelopes { attestation: &summary, ..good }, &key), Err(first));
+        assert_eq!(check(&said, Envelopes { summary: &image, ..good }, &key), Err(second));
+        assert_eq!(check(&said, Envelopes { image: &summary, ..good }, &key), Err(third));
+        // Of an authority that used other reference values for the second, or another provenance for the third.
+        let elsewhere = sign(&key, &said.summary(Used { reference_sha256: digest("x"), ..used }).unwrap());
+        assert_eq!(check(&said, Envelopes { summary: &elsewhere, ..good }, &key), Err(second));
+        let elsewhere = sign(&key, &said.image(Used { provenance_sha256: digest("x"), ..used }));
+        assert_eq!(check(&said, Envelopes { image: &elsewhere, ..good }, &key), Err(third));
+        // Whose images count is the policy's, which the reader has; and no failed check is a passed one.
+        let by_policy = Dispatched { policy_sha256: digest("x"), ..said };
+        assert_eq!(check(&by_policy, good, &key), Err(third));
+        let mut failed = said.image(used);
+        failed.predicate.verification_result = "FAILED".to_owned();
+        assert_eq!(check(&said, Envelopes { image: &sign(&key, &failed), ..good }, &key), Err(third));
         // Of another quote, way to start, build, job, image, statement key, machine or time.
         let elsewhere = [Dispatched { quote: b"another", ..said }, Dispatched { builder_id: BUILDER_FIRMWARE, ..said }];
         for other in &elsewhere {
-            assert_eq!(check(other, &attestation, &summary, &key), Err(first));
+            assert_eq!(check(other, good, &key), Err(first));
         }
         let edits: [fn(&mut Binding); 8] = [
             |binding| binding.challenge.build_id = "ff".parse().unwrap(),
@@ -343,20 +395,21 @@ mod tests {
         for edit in edits {
             let mut other = binding.clone();
             edit(&mut other);
-            assert_eq!(check(&Dispatched { binding: &other, ..said }, &attestation, &summary, &key), Err(first));
+            assert_eq!(check(&Dispatched { binding: &other, ..said }, good, &key), Err(first));
         }
         // One word more, or another for the class, or none.
         type Edit = fn(&mut Vec<Attribute>);
-        let edits: [Edit; 4] = [
+        let edits: [Edit; 5] = [
             |all| all.push(all[0].clone()),
-            |all| drop(all[3].conditions.insert(CLASS.to_owned(), "hardware, or so".to_owned())),
-            |all| drop(all[3].conditions.insert("more".to_owned(), "hardware".to_owned())),
-            |all| all[3].conditions.clear(),
+            |all| drop(all.remove(1)),
+            |all| drop(all[4].conditions.insert(CLASS.to_owned(), "hardware, or so".to_owned())),
+            |all| drop(all[4].conditions.insert("more".to_owned(), "hardware".to_owned())),
+            |all| all[4].conditions.clear(),
         ];
         for edit in edits {
             let mut more = said.attestation(used).unwrap();
             edit(&mut more.predicate.attributes);
-            assert_eq!(check(&said, &sign(&key, &more), &summary, &key), Err(first));
+            assert_eq!(check(&said, Envelopes { attestation: &sign(&key, &more), ..good }, &key), Err(first));
         }
     }
 
@@ -369,11 +422,12 @@ mod tests {
             [BUILDER_METAL, BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_DIRECT, "https://kiln.example/b"]
         {
             for class in TpmClass::ALL {
-                let said = Dispatched { binding: &binding, quote: b"quote", builder_id };
-                let used = Used { reference_sha256: digest("reference"), class };
+                let (said, used) = (Dispatched { builder_id, ..said(&binding) }, used_by(class));
                 let attestation = sign(&key, &said.attestation(used).unwrap());
                 let summary = sign(&key, &said.summary(used).unwrap());
-                let checked = said.check(&attestation, &summary, &key.verifying_key());
+                let image = sign(&key, &said.image(used));
+                let found = Envelopes { attestation: &attestation, summary: &summary, image: &image };
+                let checked = said.check(found, &key.verifying_key());
                 let refused = matches!(checked, Err(DispatchError::Class { .. }));
                 assert_eq!(refused, class.check(builder_id).is_err(), "{class} as {builder_id}");
             }

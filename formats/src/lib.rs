@@ -14,6 +14,7 @@ pub mod timestamp;
 
 // What is to be done, and on whose word.
 pub mod challenge;
+pub mod image_provenance;
 pub mod job;
 pub mod trust;
 pub mod trust_list;
@@ -36,6 +37,7 @@ pub mod runtime_log;
 // What was observed, and what is said of it.
 pub mod decision;
 pub mod dispatch;
+pub mod image_summary;
 pub mod log;
 pub mod manifest;
 pub mod provenance;

@@ -91,6 +91,8 @@ pub mod path {
     pub const DISPATCH: &str = "evidence/dispatch/attestation.dsse.json";
     /// The authority's summary of that check.
     pub const DISPATCH_SUMMARY: &str = "evidence/dispatch/summary.dsse.json";
+    /// The authority's summary of its check of the image's provenance.
+    pub const DISPATCH_IMAGE: &str = "evidence/dispatch/image.dsse.json";
     /// The job document as received.
     pub const JOB: &str = "evidence/job.dsse.json";
     /// The decision on it.
@@ -102,6 +104,9 @@ pub mod path {
 
     /// Written by the launcher when the machine is gone: beside the evidence, not part of it.
     pub const TEARDOWN: &str = "teardown.json";
+
+    /// Written by the launcher in place of all else, if it does not start an image: beside nothing, and no part of any evidence.
+    pub const IMAGE_REFUSED: &str = "image.dsse.json";
 
     /// What the manifest cannot list, because it comes after it. The closing and the last quote cover these.
     pub const CLOSING_FILES: [&str; 4] = [CLOSING, RUNTIME_LOG, LAST_QUOTE, LAST_SIGNATURE];

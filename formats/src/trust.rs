@@ -9,6 +9,7 @@ use ed25519_dalek::VerifyingKey;
 use ed25519_dalek::pkcs8::{DecodePublicKey as _, EncodePublicKey as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::canonical;
 use crate::digest::Sha256Digest;
 use crate::job::{Job, Profile, Step};
 use crate::names::Name;
@@ -73,12 +74,23 @@ pub struct Policy {
     /// What steps may do beyond their own files: a job with a step of another profile is refused. A site that builds what others use
     /// does not list [`Profile::Debug`].
     pub profiles: Vec<Profile>,
+    /// Whose images may start: the keys that sign the provenance of images. Where there is none, no image may.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_producers: Vec<PublicKey>,
     /// Which machines may build, each by the digest of its endorsement key; without a list, every machine that the site enrols.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machines: Option<BTreeSet<Sha256Digest>>,
 }
 
 impl Policy {
+    /// The digest of its canonical text: how documents name a policy.
+    ///
+    /// # Errors
+    /// Never for a policy that exists; the signature is that of [`canonical::to_vec`].
+    pub fn sha256(&self) -> Result<Sha256Digest, canonical::Error> {
+        Ok(Sha256Digest::of(&canonical::to_vec(self)?))
+    }
+
     /// Whether the machine with this endorsement key may build.
     #[must_use]
     pub fn allows_machine(&self, endorsement_key_sha256: &Sha256Digest) -> bool {

@@ -321,8 +321,8 @@ impl TrustList {
     /// # Errors
     /// [`Unfit::PolicyRevoked`], also for a policy without canonical form; [`Unfit::PolicyRolledBack`].
     pub fn allows_policy(&self, policy: &Policy) -> Result<(), Unfit> {
-        let text = canonical::to_vec(policy).map_err(|_| Unfit::PolicyRevoked)?;
-        if self.revoked.policies.contains(&Sha256Digest::of(&text)) {
+        let sha256 = policy.sha256().map_err(|_| Unfit::PolicyRevoked)?;
+        if self.revoked.policies.contains(&sha256) {
             return Err(Unfit::PolicyRevoked);
         }
         let (number, minimum) = (policy.number, self.minimum.policy);

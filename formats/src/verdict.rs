@@ -8,6 +8,9 @@ use crate::digest::Sha256Digest;
 use crate::statement::DigestSet;
 use crate::timestamp::Timestamp;
 
+/// The SLSA version of the words in a summary of ours.
+pub const SLSA_VERSION: &str = "1.2";
+
 /// The predicate of a verification summary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -108,6 +108,23 @@ impl Image {
             [&self.kernel, &self.init, &self.initrd, &self.uki, &self.disk].map(|file| file.path.as_path());
         Files { kernel, init, initrd, uki, disk }
     }
+
+    /// What is published with it.
+    #[must_use]
+    pub fn published(&self) -> Published {
+        Published {
+            uki: self.uki.clone(),
+            disk: self.disk.clone(),
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            init: self.init.clone(),
+            cmdline: self.cmdline.clone(),
+            kernel_release: self.kernel_release.clone(),
+            pinned: self.pinned,
+            parts: self.parts.clone(),
+            inputs: self.inputs.clone(),
+        }
+    }
 }
 
 /// What is published with an image: what `kiln build image --json` printed, as far as others need it.

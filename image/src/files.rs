@@ -101,7 +101,10 @@ pub(crate) fn list(path: &Path) -> Result<Vec<PathBuf>, FileError> {
 }
 
 /// The SHA-256 of a file of any size, and its size in bytes.
-pub(crate) fn digest(path: &Path) -> Result<(Sha256Digest, u64), FileError> {
+///
+/// # Errors
+/// [`FileError::System`].
+pub fn digest(path: &Path) -> Result<(Sha256Digest, u64), FileError> {
     let mut digester = Digester::new();
     feed(path, &mut digester)?;
     let bytes = digester.bytes();

@@ -1,71 +1,19 @@
 //! The image's own provenance: what it was made from, as a SLSA statement about its files.
 //!
-//! Pure. Source: <https://slsa.dev/spec/v1.2/build-provenance>; `docs/buildtypes/image/v1.md`. Deliberately absent: a time, so that
-//! the same commit gives the same statement; and a signature, which is the producer's.
+//! Pure. The form, and the check that it passes before the image is started, are [`kiln_formats::image_provenance`]'s; the signature is
+//! the producer's.
 
 use std::collections::BTreeMap;
 
+use kiln_formats::image_provenance::{
+    BuildDefinition, ExternalParameters, ImageProvenance, InternalParameters, RunDetails,
+};
 use kiln_formats::names::{BUILD_TYPE_IMAGE, BUILDER_HOST, PREDICATE_PROVENANCE};
 use kiln_formats::provenance::Builder;
 use kiln_formats::statement::{ResourceDescriptor, Statement, Subject};
-use serde::Serialize;
 
 use crate::build::Published;
 use crate::inputs::{Input, InputKind};
-
-/// The predicate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ImageProvenance {
-    /// What was built from what.
-    pub build_definition: BuildDefinition,
-    /// By whom.
-    pub run_details: RunDetails,
-}
-
-/// What was built from what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BuildDefinition {
-    /// Always [`BUILD_TYPE_IMAGE`].
-    pub build_type: &'static str,
-    /// What whoever ran the build could choose: the checkout.
-    pub external_parameters: ExternalParameters,
-    /// What followed from the host.
-    pub internal_parameters: InternalParameters,
-    /// Packages, crates and files, by digest.
-    pub resolved_dependencies: Vec<ResourceDescriptor>,
-}
-
-/// What whoever ran the build could choose.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ExternalParameters {
-    /// The commit, and whether it had changes; none if it was no git checkout.
-    pub checkout: Option<String>,
-}
-
-/// What followed from the host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct InternalParameters {
-    /// What the kernel calls itself.
-    pub kernel_release: String,
-    /// The kernel's command line.
-    pub cmdline: String,
-    /// Whether every package was the one that the locks name.
-    pub pinned: bool,
-    /// Programs and libraries of the host, by version.
-    pub programs: BTreeMap<String, String>,
-}
-
-/// By whom.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RunDetails {
-    /// A host that nothing vouches for.
-    pub builder: Builder,
-}
 
 /// What is to be signed about an image.
 #[must_use]
@@ -75,7 +23,7 @@ pub fn statement(image: &Published) -> Statement<ImageProvenance> {
     let versions = of_kind(InputKind::Program).filter_map(|input| Some((input.name.clone(), input.version.clone()?)));
     let predicate = ImageProvenance {
         build_definition: BuildDefinition {
-            build_type: BUILD_TYPE_IMAGE,
+            build_type: BUILD_TYPE_IMAGE.to_owned(),
             external_parameters: ExternalParameters {
                 checkout: of_kind(InputKind::Checkout).find_map(|input| input.version.clone()),
             },
@@ -112,6 +60,7 @@ mod tests {
     use crate::build::Artifact;
     use crate::inventory::Inventory;
     use kiln_formats::digest::Sha256Digest;
+    use kiln_formats::image_provenance::FILES;
 
     #[test]
     fn every_input_with_a_digest_is_a_dependency() {
@@ -139,7 +88,8 @@ mod tests {
         };
         let statement = statement(&image);
         assert!(statement.is(PREDICATE_PROVENANCE));
-        assert_eq!(statement.subject.len(), 5);
+        let names: Vec<&str> = statement.subject.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, FILES);
         let definition = statement.predicate.build_definition;
         let names: Vec<&str> = definition.resolved_dependencies.iter().map(|thing| thing.name.as_str()).collect();
         assert_eq!(names, ["linux-source", "sha2", "Cargo.lock"]);

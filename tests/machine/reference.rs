@@ -12,7 +12,7 @@ use kiln_formats::pcr::{Bank, PcrIndex};
 use kiln_formats::reference::Reference;
 use serde_json::{Value, json};
 
-use crate::fixture::{Hello, build, good, kiln, scratch, site};
+use crate::fixture::{Hello, build, files, good, kiln, scratch, site};
 
 fn uki() -> PathBuf {
     PathBuf::from(build("image")["uki"]["path"].as_str().unwrap())
@@ -103,13 +103,27 @@ impl Altered {
         Self { dir }
     }
 
-    /// Against the reference values of the published image it gets no job, and the events that differ are named.
+    /// Nobody made it, so it is not started. Vouched for by the site's own producer it is, and against the reference values of the
+    /// published image it gets no job; the events that differ are named.
     fn gets_no_job(&self, events: &[&str]) {
         let path = |name: &str| self.dir.path().join(name).to_str().unwrap().to_owned();
         let hello = Hello::new();
-        let ran = hello
-            .run(&["--boot", "firmware", "--image", &path("image.json"), "--reference", &path("reference.json")])
-            .expect(11);
+        fs::write(hello.path("job.toml"), &hello.draft).unwrap();
+        // What the site learns of this image is not for other tests.
+        let copy = copied_site(self.dir.path());
+        let image = ["--boot", "firmware", "--image", &path("image.json"), "--reference", &path("reference.json")];
+        let mut arguments = hello.arguments("job.toml", &image);
+        let at = arguments.iter().position(|argument| argument == "--site").unwrap();
+        arguments[at + 1] = copy.clone().into();
+        let refused = kiln(&arguments).expect(15);
+        assert!(refused.stderr.contains("image_provenance_missing"), "{}", refused.stderr);
+        let left = files(&hello.out());
+        assert_eq!(left.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["image.dsse.json"]);
+        fs::remove_dir_all(hello.out()).unwrap();
+
+        let vouch = ["--save", "--built", &path("image.json")];
+        kiln([&["reference", &path("kiln.efi"), "--site", copy.to_str().unwrap()][..], &vouch].concat()).expect(0);
+        let ran = kiln(arguments).expect(11);
         for event in events {
             assert!(
                 ran.stderr.contains(event) || ran.stdout.contains(event),
@@ -121,6 +135,37 @@ impl Altered {
         assert!(!hello.out().join("artifacts").exists());
         assert!(hello.leftovers().is_empty(), "{:?}", hello.leftovers());
     }
+}
+
+/// A copy of the tests' site, below `dir`.
+fn copied_site(dir: &Path) -> PathBuf {
+    let copy = dir.join("site");
+    assert!(Command::new("cp").arg("-a").args([site(), &copy]).status().unwrap().success());
+    copy
+}
+
+/// Another producer's published provenance counts where the policy names that producer, for the image that it is of.
+#[test]
+fn a_published_provenance_is_taken_from_a_producer_whom_the_policy_names() {
+    let dir = scratch();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (uki, site) = (uki().to_str().unwrap().to_owned(), copied_site(dir.path()).to_str().unwrap().to_owned());
+    fs::write(at("image.json"), build("image").to_string()).unwrap();
+    let publish = |key: &str, out: &str| {
+        kiln(["reference", &uki, "--sign", key, "--built", &at("image.json"), "--out", out]).expect(0);
+    };
+    kiln(["keygen", "--site", &at("other")]).expect(0);
+    publish(&at("other/image.key"), &at("theirs"));
+    publish(&at("site/image.key"), &at("ours"));
+    let take = |out: &str| {
+        let published = at(&format!("{out}/provenance.intoto.json"));
+        kiln(["reference", &uki, "--site", &site, "--save", "--provenance", &published])
+    };
+    let refused = take("theirs").expect(13);
+    assert!(refused.stderr.contains("no producer of images whom the policy names"), "{}", refused.stderr);
+    take("ours").expect(0);
+    let kept = at(&format!("site/provenance/{}.intoto.json", Sha256Digest::of(&fs::read(&uki).unwrap())));
+    assert_eq!(fs::read(kept).unwrap(), fs::read(at("ours/provenance.intoto.json")).unwrap());
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> usize {
@@ -205,8 +250,7 @@ fn one_byte_of_init() {
 #[test]
 fn another_trust_bundle() {
     let dir = scratch();
-    let copy = dir.path().join("site");
-    assert!(Command::new("cp").arg("-a").args([site(), &copy]).status().unwrap().success());
+    let copy = copied_site(dir.path());
     let other = dir.path().join("other");
     kiln(["keygen", "--site", other.to_str().unwrap()]).expect(0);
     let read = |path: PathBuf| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();

@@ -38,6 +38,7 @@ pub(crate) const NOW: i64 = 1_790_000_000;
 pub(crate) const SIGNER: u8 = 4;
 pub(crate) const STATEMENT: u8 = 3;
 pub(crate) const DISPATCH: u8 = 5;
+pub(crate) const PRODUCER: u8 = 6;
 pub(crate) const ISSUER: u8 = 6;
 /// That of the first step; the next one's is one more.
 pub(crate) const STEP: u8 = 20;
@@ -80,7 +81,15 @@ pub(crate) fn trust() -> TrustBundle {
     TrustBundle {
         version: 1,
         root,
-        policy: Policy { version: 1, number: 1, builder_ids, job_signers, profiles, machines: None },
+        policy: Policy {
+            version: 1,
+            number: 1,
+            builder_ids,
+            job_signers,
+            profiles,
+            image_producers: vec![PublicKey(key(PRODUCER).verifying_key())],
+            machines: None,
+        },
     }
 }
 
@@ -107,16 +116,19 @@ pub(crate) fn endorsement_key() -> Vec<u8> {
 
 /// The chain under this site's root, for the statement key of this seed, and the word on this answer, signed with that one.
 pub(crate) fn certificates(statement: u8, dispatch: u8, answer: &Attestation) -> Certificates {
-    let said = Dispatched { binding: &answer.binding, quote: &answer.quote.0, builder_id: BUILDER_FIRMWARE };
+    let (binding, quote, policy_sha256) = (&answer.binding, &answer.quote.0, trust().policy.sha256().unwrap());
+    let said = Dispatched { binding, quote, builder_id: BUILDER_FIRMWARE, policy_sha256 };
     let sign = |statement: Vec<u8>| {
         let signature = key(dispatch).sign(&pae(PAYLOAD_STATEMENT, &statement)).to_bytes();
         Blob(Envelope::new(PAYLOAD_STATEMENT, &statement, &signature).to_vec().unwrap())
     };
-    let used = Used { reference_sha256: Sha256Digest::of(b"reference"), class: TpmClass::Virtual };
+    let (reference_sha256, provenance_sha256) = (Sha256Digest::of(b"reference"), Sha256Digest::of(b"provenance"));
+    let used = Used { reference_sha256, provenance_sha256, class: TpmClass::Virtual };
     let dispatch = Dispatch {
         certificate: issue(&Draft::leaf("dispatch", EKU_STATEMENT, spki(DISPATCH))),
         attestation: sign(canonical::to_vec(&said.attestation(used).unwrap()).unwrap()),
         summary: sign(canonical::to_vec(&said.summary(used).unwrap()).unwrap()),
+        image: sign(canonical::to_vec(&said.image(used)).unwrap()),
     };
     let attestation = p256::ecdsa::SigningKey::from_slice(&[0x42; 32]).unwrap();
     let attestation = attestation.verifying_key().to_public_key_der().unwrap().into_vec();

@@ -13,6 +13,8 @@ mod endorsement;
 #[path = "../src/authority/tests/machine.rs"]
 #[expect(dead_code, reason = "the tests' machine can do more than enrol")]
 mod machine;
+#[path = "../src/authority/tests/producer.rs"]
+mod producer;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -46,6 +48,9 @@ fn main() {
     site::create(&home, &names, &PROFILES, now(), getrandom::fill).unwrap();
     site::enrolment::add_key(&home, TpmClass::Virtual, machine::endorsement().sha256()).unwrap();
     let mut site = Site::open(&home, now()).unwrap();
+    let (image, key) = (Sha256Digest::of(b"uki"), site::provenance::producer(&site).unwrap().unwrap());
+    let envelope = site::provenance::sign(&producer::statement(image), &key).unwrap();
+    site::provenance::add(&home, &image, &envelope).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut missed = false;
     for together in [1, 16, 128] {

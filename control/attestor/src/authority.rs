@@ -29,6 +29,7 @@ use kiln_formats::challenge::{self, Challenge};
 use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::enrolment::{ENROLMENT_BYTES_MAX, Enrolled, SECRET_BYTES};
+use kiln_formats::image_provenance::VerifiedProvenance;
 use kiln_formats::job::check::ITEMS_MAX;
 use kiln_formats::link::{Attestation, Certificates, Done, MESSAGE_BYTES_MAX, SILENCE_MS_MAX, path};
 use kiln_formats::log::{Order, split_first};
@@ -54,7 +55,7 @@ use crate::notice::{self, Notice, Notices};
 use crate::offer::Offer;
 use crate::site::{Site, enrolment};
 use crate::state::{Refusal, State};
-use crate::{input, link};
+use crate::{image, input, link};
 use owed::{Admitted, Owed};
 use request::{decode, encode, expect, out_of_order, refuse};
 
@@ -219,9 +220,9 @@ impl Authority<'_> {
             message => message?,
         };
         let now = (self.surroundings.now)().ok_or(Fault::Clock)?;
-        let list = match self.trust(now).await? {
+        let (list, provenance) = match self.trust(now).await? {
             Err(findings) => return self.refuse(exchange, None, findings).await,
-            Ok(list) => list,
+            Ok(trusted) => trusted,
         };
         let roots = enrolment::read(self.site.directory())?;
         let machine = match checks::enrolment(&message, &roots, self.builder_id, now) {
@@ -255,7 +256,8 @@ impl Authority<'_> {
             self.record(Act::refused(Some(build_id.clone()), Refusal::JobTaken.code(), "job")).await?;
             return refuse(exchange, checks::refusal(Refusal::JobTaken));
         };
-        let (certificates, issuer, certified): (Certificates, _, _) = checks::certify(self, &attested, &attestation)?;
+        let (certificates, issuer, certified): (Certificates, _, _) =
+            checks::certify(self, &attested, &attestation, &provenance)?;
         match self.record(certified).await {
             Ok(()) => claim.keep(),
             Err(Fault::Forbidden { refusal }) => return refuse(exchange, checks::refusal(refusal)),
@@ -270,8 +272,9 @@ impl Authority<'_> {
         Ok(Ok(Admitted { challenge, machine: attested, issuer }))
     }
 
-    /// What the site's root says now, if it lets this authority challenge anybody for this job. A newer list is remembered.
-    async fn trust(&self, now: Timestamp) -> Result<Result<TrustList, Vec<Finding>>, Fault> {
+    /// What the site's root says now, if it lets this authority challenge anybody for this job, and whose word it is that made the image. A
+    /// newer list is remembered.
+    async fn trust(&self, now: Timestamp) -> Result<Result<(TrustList, VerifiedProvenance), Vec<Finding>>, Fault> {
         let (list, act) = match checks::trust(self, now)? {
             Err(findings) => return Ok(Err(findings)),
             Ok(found) => found,
@@ -279,7 +282,8 @@ impl Authority<'_> {
         if let Some(act) = act {
             self.record(act).await?;
         }
-        Ok(Ok(list))
+        let provenance = image::check(self.site, &list, &self.reference.image_sha256)?;
+        Ok(provenance.map(|found| (list, found)).map_err(|finding| vec![finding]))
     }
 
     /// A challenge of a new build, which the state knows before the machine does.

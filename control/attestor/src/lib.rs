@@ -4,6 +4,7 @@
 //! [`Offer`] is one job with its files; [`Authority`] serves one machine, over one link, in one fixed order; [`service`] serves many,
 //! over a network.
 //!
+//! No image is started, and no machine with it challenged, before [`image`] found that a producer whom the site trusts made it.
 //! A machine proves first which TPM it has: [`site::enrolment`] says whose TPMs count, [`credential`] makes what only that TPM opens.
 //!
 //! Deliberately absent: any judgement of the evidence but that of the first quote.
@@ -13,6 +14,7 @@
 mod authority;
 mod certify;
 pub mod credential;
+pub mod image;
 mod input;
 mod intake;
 pub mod ledger;

@@ -200,6 +200,7 @@ fn fixed_evidence() -> BTreeMap<String, u64> {
         path::DISPATCH_KEY,
         path::DISPATCH,
         path::DISPATCH_SUMMARY,
+        path::DISPATCH_IMAGE,
         path::JOB,
         path::DECISION,
         path::PROVENANCE,

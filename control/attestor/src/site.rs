@@ -8,7 +8,9 @@
 //! | `root.key` | signs authorities | nobody day to day: keep it elsewhere |
 //! | `authority.key`, `authority.pem` | certifies builds | the authority |
 //! | `invoker.key` | signs jobs | whoever orders builds |
+//! | `image.key` | signs the provenance of images that are made here | whoever makes images |
 //! | `reference/*.json` | what images must yield | the authority, verifiers |
+//! | `provenance/` | who made images, from what, in their producers' words (see [`provenance`]) | the authority |
 //! | `trust-lists/` | what the root says of all this, for a time (see [`trust_lists`]) | the authority, verifiers |
 //! | `before/` | trust bundles that were in force before | verifiers |
 //! | `enrolment/` | whose TPMs are taken for TPMs (see [`enrolment`]) | the authority |
@@ -23,6 +25,7 @@ pub mod change;
 mod create;
 pub mod enrolment;
 mod files;
+pub mod provenance;
 #[cfg(test)]
 mod tests;
 pub mod trust_lists;
@@ -62,6 +65,8 @@ pub mod path {
     pub const AUTHORITY_KEY: &str = "authority.key";
     /// The key that signs jobs.
     pub const INVOKER_KEY: &str = "invoker.key";
+    /// The key that signs the provenance of images.
+    pub const IMAGE_KEY: &str = "image.key";
     /// The policy.
     pub const POLICY: &str = "policy.json";
     /// The trust bundle.

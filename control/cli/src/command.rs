@@ -30,7 +30,7 @@ use crate::screen::Screen;
 /// network, signs what it observed, and powers off. Anyone with the site's root, policy and reference values can check the result.
 ///
 /// Exit codes: 0 done, 2 usage, 10 job refused, 11 attestation failed, 12 step failed, 13 verification failed, 14 nothing to
-/// prove a log with, 20 infrastructure, 130 interrupted. KILN_LOG=debug shows what goes on.
+/// prove a log with, 15 image refused, 20 infrastructure, 130 interrupted. KILN_LOG=debug shows what goes on.
 #[derive(Debug, Parser)]
 #[command(
     name = "kiln",

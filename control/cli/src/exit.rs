@@ -23,6 +23,8 @@ pub(crate) enum Exit {
     NotVerified = 13,
     /// Nothing contradicts a boot's logs, and there was nothing to prove all of them with.
     Unproven = 14,
+    /// The image was not started: no producer whom the site trusts made it, or it was altered since.
+    ImageRefused = 15,
     /// This host, its programs, or the machine failed. There is no evidence.
     Infrastructure = 20,
     /// The person pressed Ctrl-C. Source: POSIX shells add 128 to the signal's number.
@@ -167,6 +169,12 @@ pub(crate) enum Problem {
     /// A command that the tool ran did not succeed.
     #[error("`{command}` ended with {status}")]
     Command { command: String, status: std::process::ExitStatus },
+    /// An image that nobody starts.
+    #[error("the image is refused: {why}; {} says so", out.display())]
+    ImageRefused { why: String, out: std::path::PathBuf },
+    /// The site's own producer is not here, or does not count.
+    #[error("{} has no image.key whose holder its policy names among its image_producers", path.display())]
+    NoProducer { path: std::path::PathBuf },
     /// A machine that was to be measured did not build.
     #[error("there is nothing to measure: {outcome}")]
     NotMeasured { outcome: String },

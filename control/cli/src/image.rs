@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use kiln_attestor::site::Site;
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::image_provenance::ImageProvenance;
 use kiln_formats::reference::{PcrReference, Reference};
+use kiln_formats::statement::Statement;
 use kiln_image::flavour::Flavour;
 use kiln_image::pe::Pe;
 use kiln_image::progress::Progress as _;
 use kiln_image::workshop::Workshop;
-use kiln_image::{build, cpio, initrd, packages, reference};
+use kiln_image::{build, cpio, initrd, packages, provenance, reference};
 use serde::Deserialize;
 
 use crate::exit::{Exit, OrExit as _, Problem, Result};
@@ -41,6 +43,9 @@ pub(crate) struct Image {
     pub(crate) cmdline: String,
     /// What the image itself must leave in the TPM.
     pub(crate) pcrs: BTreeMap<String, PcrReference>,
+    /// What it was made from, if it was made here: the site's own producer may say so.
+    #[serde(skip)]
+    pub(crate) provenance: Option<Statement<ImageProvenance>>,
 }
 
 /// A file of the image.
@@ -60,6 +65,7 @@ impl From<build::Artifact> for Part {
 impl From<build::Image> for Image {
     fn from(made: build::Image) -> Self {
         Self {
+            provenance: Some(provenance::statement(&made.published())),
             uki: made.uki.into(),
             disk: made.disk.into(),
             kernel: made.kernel.into(),

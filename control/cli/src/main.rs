@@ -14,6 +14,7 @@ mod evidence;
 mod exit;
 mod host;
 mod image;
+mod launch;
 mod lines;
 mod notices;
 mod order;

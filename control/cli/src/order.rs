@@ -31,7 +31,7 @@ pub(crate) use machine::{Acceleration, BootMode, CPUS, Host, unless_interrupted}
 pub(crate) use story::Story;
 
 use crate::exit::{Exit, OrExit as _, Problem, Result};
-use crate::image::Image;
+use crate::launch::LaunchableImage;
 use crate::output::Output;
 use crate::screen::Screen;
 use crate::signed::Signed;
@@ -53,7 +53,7 @@ const CONSOLE_LINES: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
     pub(crate) site: &'a Site,
-    pub(crate) image: &'a Image,
+    pub(crate) image: LaunchableImage<'a>,
     pub(crate) reference: &'a Reference,
     pub(crate) offer: &'a Offer,
     pub(crate) disks: Vec<Disk>,
@@ -192,7 +192,7 @@ impl Order<'_> {
                 .or_exit(Exit::Infrastructure)?;
         }
         let machine = Machine {
-            boot: self.boot.of(self.image, self.signed),
+            boot: self.boot.of(self.image.get(), self.signed),
             memory_mib: self.memory_mib,
             cpus: CPUS,
             disks: self.disks.clone(),

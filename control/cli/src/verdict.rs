@@ -11,7 +11,7 @@ use kiln_formats::reference::Reference;
 use kiln_formats::statement::{Statement, Subject};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::Policy;
-use kiln_formats::verdict::{Attestation, PolicyUsed, Summary, Verifier};
+use kiln_formats::verdict::{Attestation, PolicyUsed, SLSA_VERSION, Summary, Verifier};
 use kiln_verifier::{Anchors, Bundle, Content, GateState, Standing, Verdict, verify};
 
 use crate::exit::{Exit, OrExit as _, Result};
@@ -20,8 +20,6 @@ use crate::{document, ended, host};
 /// What passing tells in SLSA's words: the provenance is there and whole. Level 2 and above say that somebody else than the person
 /// who wants the artifact runs the builder, which no evidence shows. Source: SLSA v1.2, build track.
 const LEVEL: &str = "SLSA_BUILD_LEVEL_1";
-/// The SLSA version of these words.
-const SLSA_VERSION: &str = "1.2";
 
 /// What a verdict means for whoever ran the machine.
 pub(crate) fn exit(verdict: &Verdict) -> Exit {
@@ -102,7 +100,7 @@ pub(crate) fn summary(verdict: &Verdict, bundle: &Bundle, policy: &Policy) -> Re
             .map_or_else(|| "urn:kiln:build:unknown".into(), |id| format!("urn:kiln:build:{id}")),
         policy: PolicyUsed {
             uri: "policy.json".to_owned(),
-            digest: Sha256Digest::of(&canonical::to_vec(policy).or_exit(Exit::Infrastructure)?).into(),
+            digest: policy.sha256().or_exit(Exit::Infrastructure)?.into(),
         },
         input_attestations: [path::MANIFEST, path::DECISION, path::PROVENANCE]
             .into_iter()

@@ -3,7 +3,7 @@
 //! Both logs, replayed, give exactly what the TPM quoted; what they say is what the image must yield under the configuration in
 //! the bundle and the trust bundle that follows from the anchors. A quote carries one digest over all registers, so the logs
 //! are first held against the reference values, which names what differs, then against the quote, which proves the logs. And the
-//! authority said, before it handed out the job, that it checked this start.
+//! authority said, before it handed out the job, that it checked this start, and who made the image.
 
 mod compare;
 mod dispatch;
@@ -80,7 +80,7 @@ pub(crate) fn check<'a>(quoted: QuotedEvidence<'a>, anchors: &Anchors) -> Result
         return Err(Finding::new(GATE, "manifest_event", path::RUNTIME_LOG, reason).into());
     }
     check_names(&quoted, &started.configuration)?;
-    let machine_class = dispatch::check(&quoted, &started.configuration)?;
+    let machine_class = dispatch::check(&quoted, &started.configuration, &anchors.policy)?;
     let keys = check_roles(&quoted, anchors)?;
     let Started { configuration, trust_sha256 } = started;
     Ok(BootedEvidence { quoted, configuration, machine_class, trust_sha256, events, keys })

@@ -113,7 +113,8 @@ fn refused<'a>(booted: &BootedEvidence<'_>, refusal: Refusal) -> Result<DecidedJ
         file.starts_with("evidence/boot/")
             || file.starts_with("evidence/certificates/")
             || file.starts_with("evidence/quotes/")
-            || [path::DISPATCH, path::DISPATCH_SUMMARY, path::JOB, path::DECISION].contains(&file)
+            || [path::DISPATCH, path::DISPATCH_SUMMARY, path::DISPATCH_IMAGE].contains(&file)
+            || [path::JOB, path::DECISION].contains(&file)
     };
     match manifest.files.iter().find(|file| !allowed(&file.path)) {
         Some(file) => Err(wrong("file_unexpected", &file.path, "a refused job leaves no such file").into()),

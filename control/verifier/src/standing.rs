@@ -73,6 +73,15 @@ pub fn start(list: &TrustList, policy: &Policy, reference: &Reference) -> Result
     list.allows_image(&reference.image_sha256, reference.number).map_err(unfit(Gate::Boot, object))
 }
 
+/// Does the key count that signed the image's provenance?
+///
+/// # Errors
+/// A [`Finding`] of gate boot.
+pub fn image_producer(list: &TrustList, key: &PublicKey) -> Result<(), Finding> {
+    let key = key.sha256();
+    list.allows_key("image producer", &key).map_err(unfit(Gate::Boot, format!("image producer {key}")))
+}
+
 /// Does the key count that signed the job?
 ///
 /// # Errors

@@ -67,6 +67,7 @@ fn check_file_set(recorded: &RecordedSteps<'_>, findings: &mut Vec<Finding>) {
         path::DISPATCH_KEY,
         path::DISPATCH,
         path::DISPATCH_SUMMARY,
+        path::DISPATCH_IMAGE,
         path::JOB,
         path::DECISION,
     ]

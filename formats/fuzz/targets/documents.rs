@@ -6,6 +6,7 @@ use kiln_formats::challenge::{Binding, Challenge, Closing};
 use kiln_formats::decision::Decision;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dispatch::AttributeReport;
+use kiln_formats::image_provenance::{ImageProvenance, VerifiedProvenance};
 use kiln_formats::link::{Attestation, Done};
 use kiln_formats::manifest::Manifest;
 use kiln_formats::prediction::Predictions;
@@ -40,6 +41,8 @@ fuzz_target!(|bytes: &[u8]| {
     }
     read::<Statement<Predictions>>(bytes);
     read::<Statement<Provenance>>(bytes);
+    read::<Statement<ImageProvenance>>(bytes);
+    assert!(VerifiedProvenance::check(bytes, &image, &[]).is_err(), "nobody's word was taken");
     read::<Statement<StepRecord>>(bytes);
     read::<Statement<Summary>>(bytes);
     read::<Statement<AttributeReport>>(bytes);

@@ -195,6 +195,7 @@ fn a_list_says_what_counts() {
         builder_ids: Vec::new(),
         job_signers: job_signers.clone(),
         profiles: Vec::new(),
+        image_producers: Vec::new(),
         machines: None,
     };
     assert_eq!(list.allows_policy(&policy(1)), Err(Unfit::PolicyRolledBack { number: 1, minimum: 2 }));

@@ -8,7 +8,8 @@ use kiln_formats::decision::{self, Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dispatch::{Dispatch, Dispatched, Used};
 use kiln_formats::dsse::Envelope;
-use kiln_formats::endorsement::{Roots, TpmClass};
+use kiln_formats::endorsement::Roots;
+use kiln_formats::image_provenance::VerifiedProvenance;
 use kiln_formats::link::{Attestation, Blob, Certificates, NotAttested};
 use kiln_formats::manifest;
 use kiln_formats::names::{Name, PAYLOAD_DECISION, PAYLOAD_STATEMENT, PREDICATE_RECORD, PREDICATE_RUNTIME_TRACE};
@@ -136,6 +137,7 @@ pub(super) fn certify(
     authority: &Authority<'_>,
     attested: &AttestedMachine,
     answer: &Attestation,
+    provenance: &VerifiedProvenance,
 ) -> Result<(Certificates, IssuerCertificate, Act), Fault> {
     let challenge = &answer.binding.challenge;
     let (site, build_id, machine) = (authority.site, &challenge.build_id, &attested.endorsement_key_sha256);
@@ -160,9 +162,19 @@ pub(super) fn certify(
     let issuer_name = certificate::issuer_name(machine, build_id).map_err(CertifyError::from)?;
     let (step_issuer, issuer_named) = certify(Purpose::Issuer(&issuer_name), "issuer", &attested.issuer_key.spki())?;
     let name = SpiffeId::dispatch(site.trust_domain(), machine, build_id).map_err(|_| Fault::BuildId)?;
-    let said = Dispatched { binding: &answer.binding, quote: &answer.quote.0, builder_id: authority.builder_id };
-    let dispatch =
-        dispatch(authority, &said, attested.class, |spki| issue(Purpose::Dispatch(&name), "dispatch", spki))?;
+    let encode = |source| Fault::Encode { source };
+    let said = Dispatched {
+        binding: &answer.binding,
+        quote: &answer.quote.0,
+        builder_id: authority.builder_id,
+        policy_sha256: site.trust().policy.sha256().map_err(encode)?,
+    };
+    let used = Used {
+        reference_sha256: Sha256Digest::of(&canonical::to_vec(authority.reference).map_err(encode)?),
+        provenance_sha256: provenance.envelope_sha256,
+        class: attested.class,
+    };
+    let dispatch = dispatch(authority, &said, used, |spki| issue(Purpose::Dispatch(&name), "dispatch", spki))?;
     let certificates = Certificates {
         authority: site.authority().to_pem().map_err(CertifyError::from)?,
         statement: statement.0,
@@ -188,15 +200,13 @@ pub(super) fn certify(
 fn dispatch(
     authority: &Authority<'_>,
     said: &Dispatched<'_>,
-    class: TpmClass,
+    used: Used,
     certify: impl FnOnce(&[u8]) -> Result<(String, Issued), Fault>,
 ) -> Result<(Dispatch, Issued), Fault> {
     let mut seed = Zeroizing::new([0; 32]);
     (authority.surroundings.random)(seed.as_mut_slice())?;
     let key = SigningKey::from_bytes(&seed);
     let encode = |source| Fault::Encode { source };
-    let reference_sha256 = Sha256Digest::of(&canonical::to_vec(authority.reference).map_err(encode)?);
-    let used = Used { reference_sha256, class };
     let sign = |payload: Vec<u8>| -> Result<Blob, Fault> {
         Ok(Blob(Envelope::sign(PAYLOAD_STATEMENT, &payload, &key).to_vec().map_err(encode)?))
     };
@@ -207,6 +217,7 @@ fn dispatch(
         certificate,
         attestation: sign(attestation.map_err(encode)?)?,
         summary: sign(summary.map_err(encode)?)?,
+        image: sign(canonical::to_vec(&said.image(used)).map_err(encode)?)?,
     };
     Ok((dispatch, issued))
 }

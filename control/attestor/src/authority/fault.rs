@@ -11,6 +11,7 @@ use kiln_formats::{canonical, dsse, log};
 use crate::certify::CertifyError;
 use crate::intake::IntakeError;
 use crate::link::LinkError;
+use crate::site::FileError;
 use crate::site::enrolment::EnrolmentError;
 use crate::site::trust_lists::TrustListsError;
 use crate::state::{Refusal, StateError};
@@ -165,6 +166,13 @@ pub enum Fault {
         #[from]
         source: TrustListsError,
     },
+    /// What the site keeps of its images' provenance cannot be read.
+    #[error("cannot read the image's provenance")]
+    ImageProvenance {
+        /// Why.
+        #[from]
+        source: FileError,
+    },
     /// A certificate could not be made.
     #[error("cannot certify the machine")]
     Certify {
@@ -220,6 +228,7 @@ impl Fault {
             Self::State(_) => "state",
             Self::Enrolment { .. } => "enrolment_roots",
             Self::TrustLists { .. } => "trust_lists",
+            Self::ImageProvenance { .. } => "image_provenance",
             Self::Forbidden { refusal } => refusal.code(),
             Self::Encode { .. }
             | Self::Untold { .. }

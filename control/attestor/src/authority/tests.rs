@@ -2,11 +2,13 @@
 
 pub(crate) mod endorsement;
 mod enrolment;
+mod images;
 pub(crate) mod machine;
 mod memory;
 mod negative;
 mod notices;
 mod patience;
+mod producer;
 mod statements;
 mod tpm2;
 
@@ -16,7 +18,7 @@ use std::path::PathBuf;
 
 use kiln_formats::canonical;
 use kiln_formats::certificate::{self, Certificate};
-use kiln_formats::dispatch::{Dispatch, Dispatched, Used};
+use kiln_formats::dispatch::{Dispatch, Dispatched, Envelopes, Used};
 use kiln_formats::endorsement::TpmClass;
 use kiln_formats::job::draft;
 use kiln_formats::link::NotAttested;
@@ -78,6 +80,7 @@ impl Rig {
         site::create(&path, &names, &site::PROFILES, now(), getrandom::fill).unwrap();
         site::enrolment::add_key(&path, TpmClass::Virtual, endorsement().sha256()).unwrap();
         let site = Site::open(&path, now()).unwrap();
+        vouch(&site);
         let document = document(&site);
         let input = directory.path().join("input");
         fs::write(&input, "int main;").unwrap();
@@ -149,6 +152,14 @@ pub(crate) fn document(site: &Site) -> Vec<u8> {
     site::sign_job(&job, &site.invoker_key().unwrap()).unwrap().to_vec().unwrap()
 }
 
+/// Has the site's own producer vouch for the image that all machines have.
+pub(crate) fn vouch(site: &Site) {
+    let image = Sha256Digest::of(b"uki");
+    let key = site::provenance::producer(site).unwrap().unwrap();
+    let envelope = site::provenance::sign(&producer::statement(image), &key).unwrap();
+    site::provenance::add(site.directory(), &image, &envelope).unwrap();
+}
+
 pub(crate) fn reference(site: &Site) -> Reference {
     site.reference(Sha256Digest::of(b"uki"), init_sha256(), &BTreeMap::new()).unwrap()
 }
@@ -158,7 +169,10 @@ async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
     let mut rig = Rig::new();
     let (root, document) = (rig.site.root().clone(), rig.offer.document().to_vec());
     let reference_sha256 = Sha256Digest::of(&canonical::to_vec(&rig.reference).unwrap());
-    let used = Used { reference_sha256, class: TpmClass::Virtual };
+    let provenance = site::provenance::read(rig.site.directory(), &rig.reference.image_sha256).unwrap().unwrap();
+    let provenance_sha256 = Sha256Digest::of(&provenance);
+    let used = Used { reference_sha256, provenance_sha256, class: TpmClass::Virtual };
+    let policy_sha256 = rig.site.trust().policy.sha256().unwrap();
     let outcome = rig.run(async |mut machine| {
         let answer = machine.prepare().await;
         let (_, certificates) = machine.send_attestation(&answer).await.unwrap();
@@ -176,9 +190,11 @@ async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
         assert_eq!(issuer.key, machine.issuer_key.verifying_key());
         let dispatch = authority.dispatch(&read(&certificates.dispatch.certificate)).unwrap();
         assert_eq!(dispatch.id.as_str(), format!("{name}dispatch"));
-        let said = Dispatched { binding: &answer.binding, quote: &answer.quote.0, builder_id: BUILDER_DIRECT };
-        let Dispatch { attestation, summary, .. } = &certificates.dispatch;
-        assert_eq!(said.check(&attestation.0, &summary.0, &dispatch.key).unwrap(), used);
+        let (binding, quote) = (&answer.binding, &answer.quote.0);
+        let said = Dispatched { binding, quote, builder_id: BUILDER_DIRECT, policy_sha256 };
+        let Dispatch { attestation, summary, image, .. } = &certificates.dispatch;
+        let found = Envelopes { attestation: &attestation.0, summary: &summary.0, image: &image.0 };
+        assert_eq!(said.check(found, &dispatch.key).unwrap(), used);
 
         assert_eq!(machine.get(path::JOB).await.unwrap().1, document);
         // The file is longer than the job says: one byte more shows it, and no more is sent.

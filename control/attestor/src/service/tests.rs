@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::*;
 use crate::authority::tests::machine::{Machine, endorsement};
-use crate::authority::tests::{document, reference};
+use crate::authority::tests::{document, reference, vouch};
 use crate::site;
 use crate::state::Archive;
 
@@ -91,7 +91,9 @@ fn new_site(directory: &Path) -> Arc<Site> {
     let now = host_clock().unwrap();
     site::create(directory, &names, &site::PROFILES, now, getrandom::fill).unwrap();
     site::enrolment::add_key(directory, TpmClass::Virtual, endorsement().sha256()).unwrap();
-    Arc::new(Site::open(directory, now).unwrap())
+    let site = Site::open(directory, now).unwrap();
+    vouch(&site);
+    Arc::new(site)
 }
 
 fn name(text: &str) -> PkiName<'static> {

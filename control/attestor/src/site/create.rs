@@ -87,6 +87,7 @@ fn write(
         Ok(serial)
     };
     let (root_key, authority_key, invoker_key) = (new_key()?, new_key()?, new_key()?);
+    let image_key = new_key()?;
 
     let root_name = format!("{} root", names.site);
     let root = Issuer::named(&root_name, &root_key)?.issue(&Request {
@@ -114,6 +115,7 @@ fn write(
         builder_ids: [BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_METAL, BUILDER_DIRECT].map(str::to_owned).into(),
         job_signers: vec![PublicKey(invoker_key.verifying_key())],
         profiles: profiles.to_vec(),
+        image_producers: vec![PublicKey(image_key.verifying_key())],
         machines: None,
     };
     let first = TrustList {
@@ -140,6 +142,7 @@ fn write(
     {
         write_key(&draft.join(name), key)?;
     }
+    write_key(&draft.join(path::IMAGE_KEY), &image_key)?;
     write_public_file(&draft.join(path::ROOT), root.as_bytes())?;
     write_public_file(&draft.join(path::AUTHORITY), authority.as_bytes())?;
     write_document(&draft.join(path::POLICY), &policy)?;

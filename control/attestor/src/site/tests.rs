@@ -38,7 +38,9 @@ fn a_site_is_whole_and_its_keys_are_private() {
     assert_eq!(site.configuration("x").trust_domain.as_str(), "demo.example");
     assert_eq!(site.references().unwrap(), []);
     assert_eq!(mode(&directory), 0o700);
-    for key in [path::ROOT_KEY, path::AUTHORITY_KEY, path::INVOKER_KEY] {
+    let producer = provenance::producer(&site).unwrap().unwrap();
+    assert_eq!(site.trust().policy.image_producers, [PublicKey(producer.verifying_key())]);
+    for key in [path::ROOT_KEY, path::AUTHORITY_KEY, path::INVOKER_KEY, path::IMAGE_KEY] {
         assert_eq!(mode(&directory.join(key)), 0o600, "{key}");
     }
     // Nothing is left beside it.

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use kiln_attestor::site::{Names, PROFILES, Site};
 use kiln_attestor::{Offer, Outcome};
 use kiln_formats::names::Name;
-use kiln_image::toolchain;
+use kiln_image::{provenance, toolchain};
 use serde::Serialize;
 
 use super::keygen;
@@ -20,7 +20,7 @@ use crate::image::{self, Image};
 use crate::order::{Acceleration, BootMode, Host, Order, Served, unless_interrupted};
 use crate::screen::Screen;
 use crate::timings::millis;
-use crate::{document, host};
+use crate::{compared, document, host, launch};
 
 /// The smallest job: one step that makes an empty file.
 const JOB: &str = include_str!("bench/touch.toml");
@@ -117,7 +117,7 @@ impl Bench {
 
 impl BootBench {
     fn measure(&self, screen: &Screen) -> Result<Measured> {
-        let image = Image::get(self.image.as_deref(), screen)?;
+        let mut image = Image::get(self.image.as_deref(), screen)?;
         let toolchain = image::in_workshop(screen, |shop| toolchain::build(shop, "c").or_exit(Exit::Infrastructure))?;
         let directory = tempfile::tempdir().or_exit(Exit::Infrastructure)?;
         let name = |text: &str| text.parse::<Name>().or_exit(Exit::Infrastructure);
@@ -128,10 +128,18 @@ impl BootBench {
         document::write_new(&draft, JOB.replace("@ROOT_HASH@", &toolchain.root_hash.to_string()).as_bytes())?;
         let key = site.invoker_key().or_exit(Exit::Infrastructure)?;
         let offer = Offer::new(sign(&draft, &key, EXPIRES_IN_HOURS)?, &[].into()).or_exit(Exit::Infrastructure)?;
+        if let Some(description) = &self.image {
+            // The site is of this command's own making, and so is its producer.
+            image.provenance = Some(provenance::statement(&compared::description(description)?.0));
+        }
+        let launchable = match launch::admit(&site, &image, &directory.path().join("refused"), screen)? {
+            Ok(launchable) => launchable,
+            Err(refused) => return Err(refused.problem()).or_exit(Exit::ImageRefused),
+        };
         let reference = image.reference(&site, screen)?;
         let order = Order {
             site: &site,
-            image: &image,
+            image: launchable,
             reference: &reference,
             offer: &offer,
             disks: disks(&offer, &[(toolchain.root_hash, toolchain.path)], screen)?,

@@ -21,7 +21,7 @@ use crate::order::Order;
 use crate::output::Output;
 use crate::screen::Screen;
 use crate::zlib::{ARTIFACT, INPUT, Zlib};
-use crate::{document, host, verdict};
+use crate::{document, host, launch, verdict};
 
 /// Build the real zlib in a measured machine, verify it, and show that one flipped bit is noticed.
 ///
@@ -65,6 +65,10 @@ impl Demo {
         let failed = |source| Problem::Io { action: "write", path: self.out.clone(), source };
         fs::create_dir_all(&self.out).map_err(failed).or_exit(Exit::Usage)?;
         let site = self.site()?;
+        let launchable = match launch::admit(&site, &materials.image, &out, screen)? {
+            Ok(launchable) => launchable,
+            Err(refused) => return refused.tell(self.json, screen),
+        };
         write_draft(&job, &materials.zlib.made.draft)?;
 
         let document = sign(&job, &site.invoker_key().or_exit(Exit::Usage)?, EXPIRES_IN_HOURS)?;
@@ -80,7 +84,7 @@ impl Demo {
         };
         let order = Order {
             site: &site,
-            image: &materials.image,
+            image: launchable,
             reference: &reference,
             offer: &offer,
             disks: disks(&offer, &brought, screen)?,

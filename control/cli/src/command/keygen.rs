@@ -13,7 +13,8 @@ use kiln_image::secure_boot;
 use crate::exit::{Exit, OrExit as _, Result};
 use crate::host;
 
-/// Make a site: root, policy, trust bundle, the keys of the authority and of whoever orders builds, and those of Secure Boot.
+/// Make a site: root, policy, trust bundle, the keys of the authority, of whoever orders builds and of whoever makes images, and those
+/// of Secure Boot.
 ///
 /// The site is a directory of mode 0700. It is made whole or not at all, and never overwritten. Keep root.key, secure-boot/PK.key
 /// and secure-boot/KEK.key elsewhere: no build needs them.

@@ -14,7 +14,7 @@ use kiln_formats::uplink::{self, Address, HardwareAddress, Uplink};
 use kiln_image::disk::Contents;
 use kiln_image::flavour::Flavour;
 use kiln_image::progress::Progress as _;
-use kiln_image::{build, toolchain};
+use kiln_image::{build, provenance, toolchain};
 use serde_json::json;
 
 use super::run::{TOOLCHAIN, pair};
@@ -23,7 +23,7 @@ use crate::image::{Uki, in_workshop};
 use crate::output::Output;
 use crate::screen::Screen;
 use crate::signed::Signed;
-use crate::{document, host, signed};
+use crate::{document, host, launch, signed};
 
 /// The file that a machine measures before it uses the network.
 const UPLINK: &str = "uplink.json";
@@ -36,8 +36,8 @@ const SCRATCH_MIB: u32 = 16 << 10;
 ///
 /// OUT becomes a directory with disk.img (to be written to the boot disk: a GPT with the signed image, the uplink, the toolchain
 /// image, and room for scratch), kiln.efi and variables.fd as `kiln secure-boot sign` makes them, uplink.json, and reference.json:
-/// what these servers must yield, for `kiln attestor serve --metal --reference`. The latter becomes the site's, too. The disk holds
-/// no secret. docs/bare-metal.md is the runbook.
+/// what these servers must yield, for `kiln attestor serve --metal --reference`. The latter becomes the site's, too, and so does the
+/// image's provenance, which the site's own producer signs. The disk holds no secret. docs/bare-metal.md is the runbook.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -104,14 +104,16 @@ impl Metal {
         signed::keys(&self.site)?;
         let site = Site::open(&self.site, host::now()?).or_exit(Exit::Usage)?;
         let uplink = self.uplink(&site)?.to_bytes().or_exit(Exit::Usage)?;
-        let (uki, images) = in_workshop(screen, |shop| {
-            let uki = build::image(shop, Flavour::Metal).or_exit(Exit::Infrastructure)?.uki.path;
+        let (built, images) = in_workshop(screen, |shop| {
+            let built = build::image(shop, Flavour::Metal).or_exit(Exit::Infrastructure)?;
             if !self.image_disk.is_empty() {
-                return Ok((uki, self.image_disk.clone()));
+                return Ok((built, self.image_disk.clone()));
             }
             let made = toolchain::build(shop, TOOLCHAIN).or_exit(Exit::Infrastructure)?;
-            Ok((uki, vec![(made.root_hash, made.path)]))
+            Ok((built, vec![(made.root_hash, made.path)]))
         })?;
+        launch::vouch(&site, &built.uki.sha256, &provenance::statement(&built.published()), screen)?;
+        let uki = built.uki.path;
         let output = Output::begin(&self.out)?;
         let scratch_bytes = u64::from(self.scratch_mib) << 20;
         let contents = Contents { uplink: Some(&uplink), images: &images, scratch_bytes };

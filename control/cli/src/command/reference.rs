@@ -3,16 +3,18 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use ed25519_dalek::SigningKey;
-use kiln_attestor::site::{Site, read_key};
+use kiln_attestor::site::{Site, provenance as site_provenance, read_key};
 use kiln_formats::canonical;
 use kiln_formats::digest::Sha256Digest;
+use kiln_formats::image_provenance::VerifiedProvenance;
 use kiln_formats::names::{BUILDER_FIRMWARE, PREDICATE_REFERENCE};
 use kiln_formats::pcr::Bank;
 use kiln_formats::prediction::{BootPath, Firmware, MachineDescription, Prediction, Predictions, SecureBoot, VERSION};
 use kiln_formats::reference::Reference;
 use kiln_formats::statement::{Statement, Subject};
+use kiln_image::build::Published;
 use kiln_image::provenance;
 use kiln_image::reference::{self, Variables};
 
@@ -35,6 +37,7 @@ const PROVENANCE: &str = "provenance.intoto.json";
 /// or why it cannot be predicted. With a site: the document that `kiln verify` reads, with PCR 15, which holds the site's
 /// configuration and trust bundle. docs/reference-values.md explains each register, machine descriptions, and publishing.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("signs").args(["sign", "save"]).multiple(true))]
 #[command(after_help = "\
 Examples:
   kiln reference kiln.efi
@@ -42,7 +45,9 @@ Examples:
   kiln reference other.efi --machine laptop.toml --machine cloud.toml --json
   kiln reference kiln.efi --sign image.key --built image.json --out published
   kiln reference kiln.efi --site site > reference.json
-  kiln reference kiln.efi --site site --save")]
+  kiln reference kiln.efi --site site --save
+  kiln reference kiln.efi --site site --save --built image.json
+  kiln reference kiln.efi --site site --save --provenance published/provenance.intoto.json")]
 pub(crate) struct ReferenceCommand {
     /// A unified kernel image (UKI)
     image: PathBuf,
@@ -70,9 +75,13 @@ pub(crate) struct ReferenceCommand {
     /// Sign the statement with the key (PEM) of the image's producer
     #[arg(long, value_name = "KEY", requires = "out")]
     sign: Option<PathBuf>,
-    /// What `kiln build image --json` printed of this image: sign its provenance as well
-    #[arg(long, value_name = "FILE", requires = "sign")]
+    /// What `kiln build image --json` printed of this image: sign its provenance as well; with --save, as the site's own producer,
+    /// in the place of the one that the site has
+    #[arg(long, value_name = "FILE", requires = "signs")]
     built: Option<PathBuf>,
+    /// The provenance of this image, signed by a producer whom the site's policy names: add it to the site
+    #[arg(long, value_name = "FILE", requires = "save", conflicts_with = "built")]
+    provenance: Option<PathBuf>,
     /// The directory to make, for what is signed
     #[arg(long, value_name = "DIR", requires = "sign")]
     out: Option<PathBuf>,
@@ -98,12 +107,32 @@ impl ReferenceCommand {
         let computed = site.reference(uki.sha256, uki.init_sha256, &uki.pcrs).or_exit(Exit::Infrastructure)?;
         let computed = Reference { number: self.number, ..computed };
         if self.save {
+            self.save_provenance(&site, &uki.sha256)?;
             println!("{}", site.add_reference(&computed).or_exit(Exit::Usage)?.display());
             return Ok(Exit::Done);
         }
         // To the byte what a verifier reads: no line end.
         document::print_exact(&canonical::to_vec(&computed).or_exit(Exit::Infrastructure)?)?;
         Ok(Exit::Done)
+    }
+
+    /// Keeps whose word it is that made the image: the site's own, or that of whoever published it.
+    fn save_provenance(&self, site: &Site, image: &Sha256Digest) -> Result<()> {
+        let envelope = match (&self.built, &self.provenance) {
+            (None, None) => return Ok(()),
+            (Some(built), _) => {
+                let key = site_provenance::producer(site).or_exit(Exit::Usage)?;
+                let missing = || Problem::NoProducer { path: site.directory().to_owned() };
+                let key = key.ok_or_else(missing).or_exit(Exit::Usage)?;
+                let (described, _) = described(built, image)?;
+                site_provenance::sign(&provenance::statement(&described), &key).or_exit(Exit::Infrastructure)?
+            }
+            (None, Some(published)) => document::read(published, site_provenance::PROVENANCE_BYTES_MAX)?,
+        };
+        let producers = &site.trust().policy.image_producers;
+        VerifiedProvenance::check(&envelope, image, producers).or_exit(Exit::NotVerified)?;
+        site_provenance::add(site.directory(), image, &envelope).or_exit(Exit::Usage)?;
+        Ok(())
     }
 
     /// The statement for machines of any site.
@@ -140,10 +169,7 @@ impl ReferenceCommand {
 
     /// Signs what the image was made from, and puts the description itself beside it: whoever builds it again compares with that.
     fn sign_provenance(&self, built: &Path, uki: &[u8], key: &SigningKey, out: &Path) -> Result<()> {
-        let (described, description) = compared::description(built)?;
-        if described.uki.sha256 != Sha256Digest::of(uki) {
-            return Err(Problem::OtherImage { path: built.to_owned() }).or_exit(Exit::Usage);
-        }
+        let (described, description) = described(built, &Sha256Digest::of(uki))?;
         let statement = provenance::statement(&described);
         document::write_new(&out.join(PROVENANCE), &published::sign(&statement, key)?)?;
         document::write_new(&out.join(compared::DESCRIPTION), &description)
@@ -161,6 +187,15 @@ impl ReferenceCommand {
         }
         Ok(machines)
     }
+}
+
+/// The description of this image, and its bytes.
+fn described(built: &Path, image: &Sha256Digest) -> Result<(Published, Vec<u8>)> {
+    let (described, description) = compared::description(built)?;
+    if described.uki.sha256 != *image {
+        return Err(Problem::OtherImage { path: built.to_owned() }).or_exit(Exit::Usage);
+    }
+    Ok((described, description))
 }
 
 fn read_machine(path: &Path) -> Result<MachineDescription> {

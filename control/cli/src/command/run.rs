@@ -24,7 +24,7 @@ use crate::order::{Acceleration, BootMode, Finished, Order};
 use crate::output::Output;
 use crate::screen::Screen;
 use crate::signed::Signed;
-use crate::{document, host, notices};
+use crate::{document, host, launch, notices};
 
 /// Memory of a machine in MiB: it is also all the storage that a build has.
 pub(crate) const MEMORY_MIB: u32 = 2048;
@@ -36,7 +36,8 @@ pub(super) const TOOLCHAIN: &str = "c";
 /// Run one job on one machine, which exists for nothing else, and verify what it leaves.
 ///
 /// JOB is a draft (*.toml), which is checked and signed with the site's job key, or a signed document, which is handed to the
-/// machine as it is: the machine decides. OUT is made whole at the end: artifacts (only if everything holds), evidence, verdict.
+/// machine as it is: the machine decides. OUT is made whole at the end: artifacts (only if everything holds), evidence, verdict. An
+/// image that no producer made whom the site trusts is not started: OUT then holds image.dsse.json, which says so, and nothing else.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -60,7 +61,8 @@ pub(crate) struct Run {
     /// The disk that is the job's image with this root hash
     #[arg(long, value_name = "HASH=FILE", value_parser = pair::<Sha256Digest>)]
     image_disk: Vec<(Sha256Digest, PathBuf)>,
-    /// Start the image that this file describes, as `kiln build image --json` prints it
+    /// Start the image that this file describes, as `kiln build image --json` prints it; the site must have its provenance
+    /// (`kiln reference --save`)
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// Hold the machine against these reference values, not the site's
@@ -122,6 +124,10 @@ impl Run {
         let site = Site::open(&self.site, host::now()?).or_exit(Exit::Usage)?;
         let offer = self.offer(&site)?;
         let image = Image::get(self.image.as_deref(), screen)?;
+        let launchable = match launch::admit(&site, &image, &self.out, screen)? {
+            Ok(launchable) => launchable,
+            Err(refused) => return refused.tell(self.json, screen),
+        };
         let reference = match &self.reference {
             Some(reference) => document::read_canonical(reference, REFERENCE_BYTES_MAX)?,
             None => image.reference(&site, screen)?,
@@ -135,7 +141,7 @@ impl Run {
         };
         let order = Order {
             site: &site,
-            image: &image,
+            image: launchable,
             reference: &reference,
             offer: &offer,
             disks,

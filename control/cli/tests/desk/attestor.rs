@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::image::vouch;
 use crate::{JOB, code, desk, kiln, text};
 
 const VERIFY: [&str; 5] = ["attestor", "ledger", "verify", "--site", "site"];
@@ -102,6 +103,7 @@ impl Serving {
         let zeros = "0".repeat(64);
         let reference = format!(r#"{{"image_sha256":"{zeros}","init_sha256":"{zeros}","machines":[],"version":1}}"#);
         fs::write(desk.join("reference.json"), reference).unwrap();
+        vouch(desk, zeros.parse().unwrap());
         let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
         command.args(["attestor", "serve", "--site", "site", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
         command.args([

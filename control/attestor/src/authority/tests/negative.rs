@@ -20,7 +20,7 @@ use crate::site::{read_key, trust_lists};
 use crate::state::Archive;
 
 /// What the acceptance line says, and what the machine, or the site's owner, is told.
-const CASES: [(&str, &str); 30] = [
+const CASES: [(&str, &str); 38] = [
     ("wrong nonce", "other_challenge"),
     ("reused nonce", "nonce_reused"),
     ("reused nonce after a restart of the attestor", "nonce_reused"),
@@ -51,6 +51,14 @@ const CASES: [(&str, &str); 30] = [
     ("virtual TPM as a server: its key is listed", "machine_class"),
     ("virtual TPM as a server: its maker is trusted", "machine_class"),
     ("hardware TPM as a virtual machine", "machine_class"),
+    ("image without provenance", "image_provenance_missing"),
+    ("server's image without provenance", "image_provenance_missing"),
+    ("altered provenance", "image_producer"),
+    ("provenance by a producer whom the policy does not name", "image_producer"),
+    ("provenance by the job signer", "image_producer"),
+    ("provenance of another image", "image_provenance_other"),
+    ("another statement of the producer's", "image_provenance"),
+    ("revoked key: the image producer's", "key_revoked"),
 ];
 
 impl Rig {
@@ -80,7 +88,7 @@ impl Rig {
     }
 
     /// An honest machine is turned away before it is challenged.
-    async fn turns_everyone_away(&mut self, code: &str) {
+    pub(super) async fn turns_everyone_away(&mut self, code: &str) {
         self.refuses(code, async |machine| {
             machine.start().await;
             let (status, body) = machine.ask(Method::POST, path::ENROLMENT, json(&machine.enrolment())).await.unwrap();
@@ -286,7 +294,11 @@ impl Rig {
                 self.challenges_somebody().await;
                 self.clock = || Some(now());
             }
-            _ => panic!("{what} is on the list, and nobody tries it"),
+            "revoked key: the image producer's" => {
+                let key = self.site.trust().policy.image_producers[0].sha256();
+                self.issue(|list| list.revoked.keys.extend([key]));
+            }
+            _ => self.attack_on_image(what),
         }
         self.turns_everyone_away(code).await;
     }

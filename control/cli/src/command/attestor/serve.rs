@@ -25,7 +25,7 @@ use super::{OfSite, of_state};
 use crate::exit::{Exit, OrExit as _, Problem, Result};
 use crate::order::{BootMode, Judged, judge};
 use crate::output::Output;
-use crate::{document, host, notices};
+use crate::{document, host, launch, notices};
 
 /// The most jobs of one list: each has a directory and waits for a machine.
 const JOBS_MAX: usize = 1024;
@@ -34,7 +34,8 @@ const JOBS_MAX: usize = 1024;
 ///
 /// Machines connect with TLS 1.3, check the server's certificate against the site's root, and speak the protocol of the link. Each
 /// job goes to the first machine that is attested for it. OUT/NN-NAME is made of each, as `kiln run` makes its OUT. The command ends
-/// when every job is done; its exit code is the worst of theirs.
+/// when every job is done; its exit code is the worst of theirs. It does not begin for an image that no producer made whom the site
+/// trusts: OUT then holds image.dsse.json, which says so, and nothing else.
 ///
 /// Ctrl-C ends it in order: nobody new is served, who has a job may finish it. A second Ctrl-C ends it at once. Logs are one JSON
 /// object a line, on standard error (KILN_LOG=debug says more).
@@ -119,6 +120,9 @@ impl Serve {
         host::go_by(self.reference_time.as_deref(), &self.of.site)?;
         let site = Arc::new(self.of.open()?);
         let reference = self.reference(&site)?;
+        if let Err(refused) = launch::admit_named(&site, &reference.image_sha256, &self.out)? {
+            return Err(refused.problem()).or_exit(Exit::ImageRefused);
+        }
         let offers = self.offers(&site)?;
         let state = of_state(State::open(&site))?;
         let runtime =

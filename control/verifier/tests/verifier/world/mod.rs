@@ -37,6 +37,7 @@ use kiln_formats::runtime_trace::RuntimeTrace;
 use kiln_formats::statement::{ResourceDescriptor, Statement, Subject};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Configuration, Policy, PublicKey, TrustBundle};
+use kiln_formats::verdict::Summary;
 use kiln_verifier::{Anchors, Bundle, Content};
 use serde::Serialize;
 
@@ -106,6 +107,8 @@ pub(crate) struct Plan {
     pub(crate) binding: Edit<Binding>,
     /// What the authority takes the machine's answer for.
     pub(crate) dispatched: Edit<Binding>,
+    /// What it says of the image.
+    pub(crate) image_summary: Edit<Statement<Summary>>,
     /// As what the authority says that the TPM is enrolled.
     pub(crate) class: TpmClass,
     pub(crate) job_document: Edit<Vec<u8>>,
@@ -131,6 +134,7 @@ pub(crate) fn policy() -> Policy {
         builder_ids: vec![names::BUILDER_FIRMWARE.into()],
         job_signers: vec![PublicKey(key(JOB_KEY).verifying_key())],
         profiles: vec![Profile::Strict, Profile::Loopback],
+        image_producers: Vec::new(),
         machines: None,
     }
 }
@@ -174,6 +178,7 @@ impl Default for Plan {
             trust: Box::new(|_| {}),
             binding: Box::new(|_| {}),
             dispatched: Box::new(|_| {}),
+            image_summary: Box::new(|_| {}),
             class: TpmClass::Virtual,
             job_document: Box::new(|_| {}),
             decision: Box::new(|_| {}),
@@ -279,14 +284,21 @@ impl Plan {
     }
 
     /// The authority's word on this machine.
-    fn dispatch(&self, quote: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    fn dispatch(&self, quote: &[u8]) -> [(&'static str, Vec<u8>); 3] {
         let binding = Self::edited(self.binding(), &self.dispatched);
         let configuration = canonical::from_slice_exact::<Configuration>(&self.configuration_bytes());
         let builder_id = configuration.map_or_else(|_| names::BUILDER_FIRMWARE.into(), |read| read.builder_id);
-        let said = Dispatched { binding: &binding, quote, builder_id: &builder_id };
+        let policy_sha256 = self.policy.sha256().unwrap();
+        let said = Dispatched { binding: &binding, quote, builder_id: &builder_id, policy_sha256 };
         let sign = |payload: Vec<u8>| sign(self.dispatch_key, names::PAYLOAD_STATEMENT, &payload);
-        let used = Used { reference_sha256: digest("reference"), class: self.class };
-        (sign(json(&said.attestation(used).unwrap())), sign(json(&said.summary(used).unwrap())))
+        let (reference_sha256, provenance_sha256) = (digest("reference"), digest("provenance"));
+        let used = Used { reference_sha256, provenance_sha256, class: self.class };
+        let image = Self::edited(said.image(used), &self.image_summary);
+        [
+            (path::DISPATCH, sign(json(&said.attestation(used).unwrap()))),
+            (path::DISPATCH_SUMMARY, sign(json(&said.summary(used).unwrap()))),
+            (path::DISPATCH_IMAGE, sign(json(&image))),
+        ]
     }
 
     /// Does everything that the appliance does, in its order, and yields what it hands out.
@@ -304,9 +316,9 @@ impl Plan {
         put(path::ATTESTATION_KEY, self.attestation_leaf.issue().to_pem().unwrap().into_bytes());
         put(path::ISSUER, self.issuer.issue().to_pem().unwrap().into_bytes());
         put(path::DISPATCH_KEY, self.dispatch_leaf.issue().to_pem().unwrap().into_bytes());
-        let (attestation, summary) = self.dispatch(&first.attest());
-        put(path::DISPATCH, attestation);
-        put(path::DISPATCH_SUMMARY, summary);
+        for (file, bytes) in self.dispatch(&first.attest()) {
+            put(file, bytes);
+        }
 
         let job_bytes = self.job_bytes();
         let job_sha256 = Sha256Digest::of(&job_bytes);
