@@ -58,12 +58,19 @@ fn a_machine_that_is_not_certified_sees_no_job(bench: &mut Bench) {
         let quote = Blob(b"another".to_vec());
         site::certificates(STATEMENT, DISPATCH, &Attestation { quote, ..answer.clone() })
     });
+    // Signed with the right key, and no word on the image.
+    let another_summary = certifying(|answer| {
+        let mut certificates = site::certificates(STATEMENT, DISPATCH, answer);
+        certificates.dispatch.image = certificates.dispatch.summary.clone();
+        certificates
+    });
     let expected = [
         ("not_attested", not_attested),
         ("certificate", other_key),
         ("certificate", no_chain),
         ("dispatch", nobodys_word),
         ("dispatch", another_quote),
+        ("dispatch", another_summary),
         ("document", good().with(path::ATTESTATION, StatusCode::OK, "no certificates")),
     ];
     for (code, authority) in expected {
