@@ -2,8 +2,9 @@
 //! the certificates.
 //!
 //! [`certify`] is the only way to a [`Certified`] machine, and only a certified machine asks for a job. Holding one tells you
-//! that PCR 15 names the configuration and the trust bundle, and that an authority under the bundle's root vouched for this
-//! boot's statement key. It does not tell you that the root is the right one: the verifier brings its own.
+//! that PCR 15 names the configuration and the trust bundle, and that an authority which the bundle's root certified for machines of
+//! the configuration's builder id vouched for this boot's statement key. It does not tell you that the root is the right one: the
+//! verifier brings its own.
 
 use std::io;
 use std::time::Instant;
@@ -90,7 +91,8 @@ impl BootError {
             Self::Document { .. } => "document",
             Self::EndorsementKey { .. } => "endorsement_key",
             Self::NotAttested { .. } => "not_attested",
-            Self::Certificate { .. } | Self::OtherKey => "certificate",
+            Self::Certificate { source } => source.code(),
+            Self::OtherKey => "certificate",
             Self::Dispatch { .. } => "dispatch",
             Self::LogTooLarge { .. } => "log_too_large",
         }
@@ -295,8 +297,8 @@ async fn offer<T: DeserializeOwned>(
     Err(BootError::NotAttested { source }.into())
 }
 
-/// The chain leads from this machine's keys to the root of the measured trust bundle, at the time of the challenge, and the
-/// authority's word is about this machine and this build. Yields when the issuer's certificate is valid.
+/// The chain leads from this machine's keys to the root of the measured trust bundle, at the time of the challenge, through the
+/// authority of the builder id that the machine has measured, and that authority's word is about this machine and this build. Yields when the issuer's certificate is valid.
 fn check(
     certificates: &Certificates,
     root: &str,
@@ -306,7 +308,8 @@ fn check(
     let Challenge { issued: at, build_id, .. } = &said.binding.challenge;
     let broken = |source| BootError::Certificate { source };
     let pem = |text: &str| Certificate::from_pem(text.as_bytes()).map_err(broken);
-    let authority = Authority::check(&pem(root)?, &pem(&certificates.authority)?, *at).map_err(broken)?;
+    let authority = Authority::check(&pem(root)?, &pem(&certificates.authority)?, *at, said.builder_id);
+    let authority = authority.map_err(broken)?;
     let statement = pem(&certificates.statement)?;
     authority.statement(&statement).map_err(broken)?;
     if statement.spki().map_err(broken)? != identity.statement_key.0 {

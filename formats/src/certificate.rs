@@ -1,9 +1,11 @@
-//! The site's certificates: a root, an authority, four certificates of minutes for each build, and one for each of its steps.
+//! The site's certificates: a root, an authority for each builder id, four certificates of minutes for each build, and one for each of
+//! its steps.
 //!
 //! A [`Certificate`] that was only parsed is an allegation. [`Authority::check`] takes a root that the caller trusts for reasons
-//! of its own; the [`StatementCertificate`], [`AttestationCertificate`] and [`DispatchCertificate`] that an authority then hands out tell
-//! you that the site vouched for one key, for one purpose, in one name, at one time. The [`IssuerCertificate`] is of a key that one build's
-//! machine keeps to certify the keys of its steps; what it hands out, a [`StepCertificate`], also says what the step was ([`StepIdentity`]).
+//! of its own, and the builder id in question: an authority is certified for one, and counts for no other. The [`StatementCertificate`],
+//! [`AttestationCertificate`] and [`DispatchCertificate`] that it then hands out tell you that the site vouched for one key, for one
+//! purpose, in one name, at one time. The [`IssuerCertificate`] is of a key that one build's machine keeps to certify the keys of its
+//! steps; what it hands out, a [`StepCertificate`], also says what the step was ([`StepIdentity`]).
 //! Deliberately absent: revocation (leaves live for minutes), other algorithms, longer chains, and issuing, which needs a key, but for the
 //! certificates of steps ([`StepDraft`]).
 //!
@@ -16,7 +18,7 @@
 //! | basicConstraints, critical | CA | CA, path length 1 | not CA | not CA | CA, path length 0 | not CA |
 //! | keyUsage, critical | keyCertSign | keyCertSign | digitalSignature | digitalSignature | keyCertSign | digitalSignature |
 //! | extKeyUsage | – | – | [`EKU_STATEMENT`] | [`EKU_ATTESTATION`] | – | [`EKU_STATEMENT`] |
-//! | subjectAltName | – | – | [`SpiffeId::statement`], [`SpiffeId::dispatch`], [`SpiffeId::teardown`] | [`SpiffeId::attestation`] | – | [`SpiffeId::step`] |
+//! | subjectAltName | – | the builder id | [`SpiffeId::statement`], [`SpiffeId::dispatch`], [`SpiffeId::teardown`] | [`SpiffeId::attestation`] | – | [`SpiffeId::step`] |
 //! | [`STEP_IDENTITY`], not critical | – | – | – | – | – | [`StepIdentity`] |
 //! | subject | any | any | any | any | [`issuer_name`] | any |
 //! | lifetime | any | any | at most [`LEAF_SECONDS_MAX`] | the same | the same | the issuer's |
@@ -140,9 +142,31 @@ pub enum CertificateError {
         /// The time in question.
         at: Timestamp,
     },
+    /// All of it holds, but the root certified this authority for other machines than those in question.
+    #[error("the authority is certified for machines of {certified_for}, and for no others")]
+    OtherMode {
+        /// Their builder id.
+        certified_for: &'static str,
+    },
     /// Names or times that no certificate can hold.
     #[error("the names or times of a certificate to be do not fit one")]
     Draft,
+}
+
+impl CertificateError {
+    /// Stable; scripts may rely on it.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::OtherMode { .. } => "signer_of_other_mode",
+            Self::Syntax
+            | Self::Profile { .. }
+            | Self::Issuer { .. }
+            | Self::Signature { .. }
+            | Self::Time { .. }
+            | Self::Draft => "certificate",
+        }
+    }
 }
 
 impl Certificate {
@@ -210,6 +234,16 @@ impl Certificate {
         Ok(key)
     }
 
+    /// The same, for a root that is to be valid at a time.
+    ///
+    /// # Errors
+    /// [`CertificateError`] with [`Role::Root`].
+    pub fn root_key_at(&self, at: Timestamp) -> Result<VerifyingKey, CertificateError> {
+        let key = self.root_key()?;
+        self.check_time(Role::Root, at)?;
+        Ok(key)
+    }
+
     /// The parsed certificate, for those who issue others under it.
     #[must_use]
     pub const fn as_x509(&self) -> &x509_cert::Certificate {
@@ -257,7 +291,7 @@ impl Certificate {
     }
 }
 
-/// An authority that a trusted root vouches for, at one time.
+/// An authority that a trusted root vouches for, for the machines of one builder id, at one time.
 #[derive(Debug, Clone)]
 pub struct Authority {
     certificate: Certificate,
@@ -266,18 +300,27 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Checks that `root` is a root and that it vouches for `authority`, both valid at `at`.
+    /// Checks that `root` is a root and that it vouches for `authority` as the one of machines of `builder_id`, both valid at `at`.
     ///
     /// # Errors
-    /// [`CertificateError`] with the role of the certificate that does not hold.
-    pub fn check(root: &Certificate, authority: &Certificate, at: Timestamp) -> Result<Self, CertificateError> {
-        let root_key = root.root_key()?;
-        root.check_time(Role::Root, at)?;
-
+    /// [`CertificateError`] with the role of the certificate that does not hold; [`CertificateError::OtherMode`] if nothing else is
+    /// wrong.
+    pub fn check(
+        root: &Certificate,
+        authority: &Certificate,
+        at: Timestamp,
+        builder_id: &str,
+    ) -> Result<Self, CertificateError> {
+        let root_key = root.root_key_at(at)?;
         authority.check_issued_by(Role::Authority, root, &root_key)?;
         profile::check(authority, Role::Authority, Kind::Authority)?;
+        let broken = |rule| CertificateError::Profile { role: Role::Authority, rule };
+        let certified_for = profile::builder_id(authority).map_err(broken)?;
         authority.check_time(Role::Authority, at)?;
         let key = authority.ed25519_key(Role::Authority)?;
+        if certified_for != builder_id {
+            return Err(CertificateError::OtherMode { certified_for });
+        }
         Ok(Self { certificate: authority.clone(), key, at })
     }
 

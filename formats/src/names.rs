@@ -19,6 +19,9 @@ pub const BUILDER_SECURE_BOOT: &str = "https://kiln.example/builders/vm-swtpm-se
 pub const BUILDER_METAL: &str = "https://kiln.example/builders/metal/v1";
 /// A software TPM and a kernel that QEMU loads itself: fast, and the boot is not measured before PID 1.
 pub const BUILDER_DIRECT: &str = "https://kiln.example/builders/vm-swtpm-direct/v1";
+/// All that machines build under. A site has an authority for each, which certifies no other machines
+/// (docs/decisions/0014-a-signer-for-each-mode.md).
+pub const MACHINE_BUILDERS: [&str; 4] = [BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_METAL, BUILDER_DIRECT];
 /// The predicate of a step's record. Document: `docs/predicates/record/v1.md`.
 pub const PREDICATE_RECORD: &str = "https://kiln.example/predicates/record/v1";
 /// The predicate of an image's predictions. Document: `docs/predicates/reference/v1.md`.

@@ -9,6 +9,7 @@ use kiln_formats::certificate::{Authority, Certificate};
 use kiln_formats::challenge::Binding;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::manifest::path;
+use kiln_formats::names::BUILDER_FIRMWARE;
 
 use crate::fixture::{good, scratch, site};
 use crate::steps::{payload, predicate};
@@ -83,7 +84,7 @@ fn a_step_s_certificate_says_what_the_step_was() {
     let read = |file: &str| Certificate::from_pem(&fs::read(good().join(file)).unwrap()).unwrap();
     let root = Certificate::from_pem(&fs::read(site().join("root.pem")).unwrap()).unwrap();
     let binding: Binding = canonical::from_slice_exact(&fs::read(good().join(path::BINDING)).unwrap()).unwrap();
-    let chain = Authority::check(&root, &read(path::AUTHORITY), binding.challenge.issued).unwrap();
+    let chain = Authority::check(&root, &read(path::AUTHORITY), binding.challenge.issued, BUILDER_FIRMWARE).unwrap();
     let step = chain.issuer(&read(path::ISSUER)).unwrap().step(&read("evidence/identities/00-compile.pem")).unwrap();
     let record = predicate(good(), "evidence/records/00-compile.dsse.json");
     let sha256 = |value: &serde_json::Value| Sha256Digest::of(&canonical::to_vec(value).unwrap());

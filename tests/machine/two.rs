@@ -9,13 +9,15 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use kiln_formats::canonical;
-use kiln_formats::certificate::Certificate;
+use kiln_formats::certificate::{Authority, Certificate, CertificateError};
 use kiln_formats::challenge::Binding;
 use kiln_formats::manifest::path;
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_METAL, BUILDER_SECURE_BOOT};
 use kiln_formats::timestamp::Timestamp;
+use kiln_formats::trust::Policy;
 use kiln_verifier::Anchors;
 
-use crate::fixture::{Hello, finish, kiln, site, tool};
+use crate::fixture::{Hello, finish, good, kiln, site, tool};
 use crate::tamper::{Files, evidence_in, judge, site_anchors};
 
 /// How far from the machine's challenge any time in its evidence may be, in seconds: the deadline of a run.
@@ -189,7 +191,10 @@ fn every_certificate_is_of_spiffes_profile() {
             assert!(seconds <= 900 || file == "certificates/authority.pem", "{file} lives for {seconds} s");
             if let Some(below) = below {
                 assert_eq!((usage, constraints), ("Certificate Sign", below), "{file}");
-                assert!(behind("X509v3 Subject Alternative Name:").is_none(), "{file}: a path in a signer's name");
+                // A signer that has a SPIFFE id has one without a path. Ours have none: an authority is named after its machines.
+                let name = behind("X509v3 Subject Alternative Name:").map(|(_, name)| name.to_owned());
+                let expected = (file == "certificates/authority.pem").then(|| format!("URI:{BUILDER_DIRECT}"));
+                assert_eq!(name, expected, "{file}");
                 continue;
             }
             assert_eq!((usage, constraints), ("Digital Signature", "CA:FALSE"), "{file}");
@@ -262,6 +267,65 @@ fn openssl_takes_a_step_under_the_chain_of_its_own_boot_alone() {
         assert!(takes(one, issued), "under its own chain");
         assert!(!takes(other, issued), "under the chain of another boot");
         assert!(!takes(one, issued + 901) && !takes(one, issued - 1), "at another time");
+    }
+}
+
+/// Builds in two modes have signers of their own under one root, and a policy for production takes neither the one's word nor its
+/// signer's in another's place.
+#[test]
+fn machines_of_two_modes_have_chains_of_their_own() {
+    let root = site().join("root.pem");
+    let (direct, firmware) = (both()[0].out(), good());
+    let certificate = |out: &Path, file: &str| Certificate::from_pem(&fs::read(out.join(file)).unwrap()).unwrap();
+    let root_certificate = Certificate::from_pem(&fs::read(&root).unwrap()).unwrap();
+    let mut keys = BTreeSet::new();
+    for (out, own, other) in
+        [(direct.as_path(), BUILDER_DIRECT, BUILDER_FIRMWARE), (firmware, BUILDER_FIRMWARE, BUILDER_DIRECT)]
+    {
+        let binding: Binding = canonical::from_slice_exact(&fs::read(out.join(path::BINDING)).unwrap()).unwrap();
+        let authority = certificate(out, path::AUTHORITY);
+        let check = |of| Authority::check(&root_certificate, &authority, binding.challenge.issued, of);
+        assert!(check(own).unwrap().statement(&certificate(out, path::STATEMENT_KEY)).is_ok());
+        assert_eq!(check(other).err(), Some(CertificateError::OtherMode { certified_for: own }));
+        keys.insert(authority.spki().unwrap());
+    }
+    assert_eq!(keys.len(), 2, "one key for two modes");
+    let binding: Binding = canonical::from_slice_exact(&fs::read(direct.join(path::BINDING)).unwrap()).unwrap();
+    let at = binding.challenge.issued.unix().to_string();
+    let takes = |out: &Path| {
+        let files = [root.clone(), out.join(path::AUTHORITY), direct.join(path::STATEMENT_KEY)];
+        let [root, authority, leaf] = files.each_ref().map(|file| file.to_str().unwrap());
+        let arguments = |trusted: [&'static str; 3], file, of: &[&str]| {
+            let arguments = [&["verify", "-x509_strict", "-attime", &at][..], &trusted, &[file], of, &[leaf]].concat();
+            openssl(&arguments, &direct).0
+        };
+        let by_the_root = arguments(["-no-CApath", "-no-CAstore", "-CAfile"], root, &["-untrusted", authority]);
+        // Who means one mode alone takes its authority for the root.
+        let by_the_mode = arguments(["-no-CApath", "-partial_chain", "-trusted"], authority, &[]);
+        assert_eq!(by_the_root, by_the_mode);
+        by_the_root
+    };
+    assert!(takes(&direct) && !takes(firmware), "what one mode signed under the other's certificate");
+
+    let desk = tempfile::tempdir().unwrap();
+    let mut policy: Policy = serde_json::from_slice(&fs::read(site().join("policy.json")).unwrap()).unwrap();
+    policy.builder_ids = vec![BUILDER_METAL.to_owned(), BUILDER_SECURE_BOOT.to_owned()];
+    let production = desk.path().join("policy.json");
+    fs::write(&production, canonical::to_vec(&policy).unwrap()).unwrap();
+    let reference = fs::read_dir(site().join("reference")).unwrap().next().unwrap().unwrap().path();
+    for out in [direct.as_path(), firmware] {
+        let judged = kiln([
+            "verify".as_ref(),
+            out.as_os_str(),
+            "--root".as_ref(),
+            root.as_os_str(),
+            "--policy".as_ref(),
+            production.as_os_str(),
+            "--reference".as_ref(),
+            reference.as_os_str(),
+        ]);
+        let said = judged.expect(13).stdout;
+        assert!(said.contains("builder_id"), "{said}");
     }
 }
 

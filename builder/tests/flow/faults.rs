@@ -3,6 +3,8 @@
 use hyper::StatusCode;
 use kiln_formats::canonical;
 use kiln_formats::link::{Attestation, Blob, NotAttested, path};
+use kiln_formats::names::BUILDER_METAL;
+use kiln_formats::trust::Configuration;
 
 use crate::Case;
 use crate::authority::Authority;
@@ -53,6 +55,11 @@ fn a_machine_that_is_not_certified_sees_no_job(bench: &mut Bench) {
         no_chain.authority = no_chain.statement.clone();
         no_chain
     });
+    // Everything is signed, and about this machine and its builder id, by the authority of other machines.
+    let other_mode = certifying(|answer| site::certificates_of(BUILDER_METAL, STATEMENT, DISPATCH, answer));
+    let configuration = Configuration { builder_id: BUILDER_METAL.into(), ..site::configuration() };
+    let another_configuration =
+        good().with(path::CONFIGURATION, StatusCode::OK, canonical::to_vec(&configuration).unwrap());
     let nobodys_word = certifying(|answer| site::certificates(STATEMENT, SIGNER, answer));
     let another_quote = certifying(|answer| {
         let quote = Blob(b"another".to_vec());
@@ -68,6 +75,8 @@ fn a_machine_that_is_not_certified_sees_no_job(bench: &mut Bench) {
         ("not_attested", not_attested),
         ("certificate", other_key),
         ("certificate", no_chain),
+        ("signer_of_other_mode", other_mode),
+        ("signer_of_other_mode", another_configuration),
         ("dispatch", nobodys_word),
         ("dispatch", another_quote),
         ("dispatch", another_summary),

@@ -116,6 +116,16 @@ pub(crate) fn endorsement_key() -> Vec<u8> {
 
 /// The chain under this site's root, for the statement key of this seed, and the word on this answer, signed with that one.
 pub(crate) fn certificates(statement: u8, dispatch: u8, answer: &Attestation) -> Certificates {
+    certificates_of(BUILDER_FIRMWARE, statement, dispatch, answer)
+}
+
+/// The same by an authority that the root certified for these machines.
+pub(crate) fn certificates_of(
+    builder_id: &'static str,
+    statement: u8,
+    dispatch: u8,
+    answer: &Attestation,
+) -> Certificates {
     let (binding, quote, policy_sha256) = (&answer.binding, &answer.quote.0, trust().policy.sha256().unwrap());
     let said = Dispatched { binding, quote, builder_id: BUILDER_FIRMWARE, policy_sha256 };
     let sign = |statement: Vec<u8>| {
@@ -133,7 +143,10 @@ pub(crate) fn certificates(statement: u8, dispatch: u8, answer: &Attestation) ->
     let attestation = p256::ecdsa::SigningKey::from_slice(&[0x42; 32]).unwrap();
     let attestation = attestation.verifying_key().to_public_key_der().unwrap().into_vec();
     Certificates {
-        authority: issue(&Draft::authority("authority", "root", AUTHORITY, ROOT, Some(1))),
+        authority: issue(&Draft {
+            name: Some(builder_id),
+            ..Draft::authority("authority", "root", AUTHORITY, ROOT, Some(1))
+        }),
         statement: issue(&Draft::leaf("statement", EKU_STATEMENT, spki(statement))),
         attestation: issue(&Draft::leaf("attestation", EKU_ATTESTATION, attestation)),
         issuer: issuer(answer),
@@ -152,6 +165,8 @@ struct Draft {
     subject: &'static str,
     /// In place of the subject's common name.
     named: Option<DistinguishedName>,
+    /// An authority's builder id.
+    name: Option<&'static str>,
     issuer: &'static str,
     constraints: BasicConstraints,
     usage: KeyUsages,
@@ -165,8 +180,8 @@ impl Draft {
     fn authority(subject: &'static str, issuer: &'static str, of: u8, signer: u8, below: Option<u8>) -> Self {
         let constraints = BasicConstraints { ca: true, path_len_constraint: below };
         let usage = KeyUsages::KeyCertSign;
-        let (named, purpose, spki) = (None, None, spki(of));
-        Self { subject, named, issuer, constraints, usage, purpose, seconds: 1_000_000, spki, signer }
+        let (named, name, purpose, spki) = (None, None, None, spki(of));
+        Self { subject, named, name, issuer, constraints, usage, purpose, seconds: 1_000_000, spki, signer }
     }
 
     fn leaf(subject: &'static str, purpose: ObjectIdentifier, spki: Vec<u8>) -> Self {
@@ -176,6 +191,7 @@ impl Draft {
         Self {
             subject,
             named: None,
+            name: None,
             issuer: "authority",
             constraints,
             usage,
@@ -209,12 +225,18 @@ impl BuilderProfile for &Draft {
         ];
         if let Some(purpose) = self.purpose {
             extensions.push((&ExtendedKeyUsage(vec![purpose])).to_extension(subject, &extensions)?);
-            let name = format!("spiffe://site.example/build/0123456789abcdef0123456789abcdef/{}", self.subject);
-            let name = GeneralName::UniformResourceIdentifier(Ia5String::new(&name).unwrap());
-            extensions.push((&SubjectAltName(vec![name])).to_extension(subject, &extensions)?);
+            let id = format!("spiffe://site.example/build/0123456789abcdef0123456789abcdef/{}", self.subject);
+            extensions.push((&named_by(&id)).to_extension(subject, &extensions)?);
+        }
+        if let Some(name) = self.name {
+            extensions.push((&named_by(name)).to_extension(subject, &extensions)?);
         }
         Ok(extensions)
     }
+}
+
+fn named_by(uri: &str) -> SubjectAltName {
+    SubjectAltName(vec![GeneralName::UniformResourceIdentifier(Ia5String::new(uri).unwrap())])
 }
 
 fn issue(draft: &Draft) -> String {

@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use kiln_attestor::site::{self, Names, PROFILES, Site};
+use kiln_attestor::site::{self, Names, PROFILES, Signer, Site};
 use kiln_attestor::state::{Archive, State};
 use kiln_attestor::{Authority, BOOT, Offer, Report, Surroundings};
 use kiln_formats::digest::Sha256Digest;
@@ -79,6 +79,7 @@ fn main() {
 /// What all machines are enrolled with.
 struct World {
     site: Site,
+    signer: Signer,
     state: State,
     reference: Reference,
     offer: Offer,
@@ -89,7 +90,8 @@ async fn enrol(site: Site, machines: u32, together: u32) -> (Site, Duration) {
     let state = State::open(&site).unwrap();
     let reference = site.reference(Sha256Digest::of(b"uki"), machine::init_sha256(), &BTreeMap::new()).unwrap();
     let offer = Offer::new(b"a job".to_vec(), &BTreeMap::new()).unwrap();
-    let world = Rc::new(World { site, state, reference, offer });
+    let signer = site.signer(BUILDER_DIRECT, now()).unwrap();
+    let world = Rc::new(World { site, signer, state, reference, offer });
     let (links, waiting) = unbounded_channel();
     let clients = std::thread::spawn(move || clients(waiting));
     let turns = LocalSet::new();
@@ -115,7 +117,7 @@ async fn serve(world: &World, links: &UnboundedSender<DuplexStream>) {
     let authority = Authority {
         site: &world.site,
         state: &world.state,
-        builder_id: BUILDER_DIRECT,
+        signer: &world.signer,
         reference: &world.reference,
         offer: &world.offer,
         taken: &AtomicBool::new(false),

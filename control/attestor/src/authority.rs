@@ -53,7 +53,7 @@ use crate::ledger::Act;
 use crate::link::{Exchange, Link, LinkError};
 use crate::notice::{self, Notice, Notices};
 use crate::offer::Offer;
-use crate::site::{Site, enrolment};
+use crate::site::{Signer, Site, enrolment};
 use crate::state::{Refusal, State};
 use crate::{image, input, link};
 use owed::{Admitted, Owed};
@@ -85,8 +85,8 @@ pub struct Authority<'a> {
     pub site: &'a Site,
     /// What that site's authority remembers.
     pub state: &'a State,
-    /// How the machine was started.
-    pub builder_id: &'a str,
+    /// Who certifies the machine, and so how it was started.
+    pub signer: &'a Signer,
     /// What its image must yield.
     pub reference: &'a Reference,
     /// What it is to do.
@@ -206,7 +206,7 @@ impl Authority<'_> {
     ) -> Result<Result<Admitted, Vec<Finding>>, Fault> {
         let exchange = expect(link, &Method::GET, path::CONFIGURATION, self.first_request).await?;
         listener(Report::Connected);
-        let configuration = encode(&self.site.configuration(self.builder_id))?;
+        let configuration = encode(&self.site.configuration(self.signer.builder_id()))?;
         exchange.answer(StatusCode::OK, configuration.clone());
         let exchange = expect(link, &Method::GET, path::TRUST, SILENCE).await?;
         exchange.answer(StatusCode::OK, self.site.trust_bytes().to_vec());
@@ -225,7 +225,7 @@ impl Authority<'_> {
             Ok(trusted) => trusted,
         };
         let roots = enrolment::read(self.site.directory())?;
-        let machine = match checks::enrolment(&message, &roots, self.builder_id, now) {
+        let machine = match checks::enrolment(&message, &roots, self.signer.builder_id(), now) {
             Err(findings) => return self.refuse(exchange, None, findings).await,
             Ok(machine) => machine,
         };
@@ -305,7 +305,7 @@ impl Authority<'_> {
             nonce: challenge.nonce,
             job_sha256: challenge.job_sha256,
             image_sha256: challenge.image_sha256,
-            builder_id: self.builder_id.to_owned(),
+            builder_id: self.signer.builder_id().to_owned(),
             ek_sha256,
         })
         .await?;
@@ -419,7 +419,7 @@ impl Authority<'_> {
     /// How long a machine may be silent between two requests of its build: a server's network is down while a step runs, so that not
     /// even the step's log is announced before.
     fn patience(&self) -> Duration {
-        let longest = if self.builder_id == BUILDER_METAL { self.offer.step_life_ms_max() } else { 0 };
+        let longest = if self.signer.builder_id() == BUILDER_METAL { self.offer.step_life_ms_max() } else { 0 };
         SILENCE + Duration::from_millis(longest)
     }
 

@@ -64,8 +64,8 @@ pub enum CertifyError {
 pub(crate) enum Purpose<'a> {
     /// The site's own word.
     Root,
-    /// Issues leaves, and the issuers of steps' certificates.
-    Authority,
+    /// Issues leaves, and the issuers of steps' certificates, for machines of this builder id.
+    Authority(&'a str),
     /// Signs a build's statements, in this name.
     Statement(&'a SpiffeId),
     /// Signs the quotes of a build's machine, in this name.
@@ -130,7 +130,8 @@ impl<'a> Issuer<'a> {
             },
             constraints: request.purpose.constraints(),
             usage: request.purpose.usage(),
-            leaf: request.purpose.leaf()?,
+            use_of_leaf: request.purpose.use_of_leaf(),
+            names: request.purpose.names()?,
         };
         let life = validity(request.begin, request.begin.plus_seconds(request.seconds))?;
         let spki = SubjectPublicKeyInfo::from_der(request.spki)?;
@@ -149,7 +150,7 @@ impl Purpose<'_> {
     fn constraints(&self) -> BasicConstraints {
         match self {
             Self::Root => BasicConstraints { ca: true, path_len_constraint: None },
-            Self::Authority => BasicConstraints { ca: true, path_len_constraint: Some(1) },
+            Self::Authority(_) => BasicConstraints { ca: true, path_len_constraint: Some(1) },
             Self::Issuer(_) => BasicConstraints { ca: true, path_len_constraint: Some(0) },
             Self::Statement(_) | Self::Attestation(_) | Self::Dispatch(_) | Self::Teardown(_) | Self::Server { .. } => {
                 BasicConstraints { ca: false, path_len_constraint: None }
@@ -159,32 +160,41 @@ impl Purpose<'_> {
 
     fn usage(&self) -> KeyUsages {
         match self {
-            Self::Root | Self::Authority | Self::Issuer(_) => KeyUsages::KeyCertSign,
+            Self::Root | Self::Authority(_) | Self::Issuer(_) => KeyUsages::KeyCertSign,
             Self::Statement(_) | Self::Attestation(_) | Self::Dispatch(_) | Self::Teardown(_) | Self::Server { .. } => {
                 KeyUsages::DigitalSignature
             }
         }
     }
 
-    /// What a leaf is for, and whose it is.
-    fn leaf(&self) -> Result<Option<(ObjectIdentifier, Vec<GeneralName>)>, CertifyError> {
+    /// What a leaf is for.
+    fn use_of_leaf(&self) -> Option<ObjectIdentifier> {
+        match self {
+            Self::Root | Self::Authority(_) | Self::Issuer(_) => None,
+            Self::Statement(_) | Self::Dispatch(_) | Self::Teardown(_) => Some(EKU_STATEMENT),
+            Self::Attestation(_) => Some(EKU_ATTESTATION),
+            Self::Server { .. } => Some(ID_KP_SERVER_AUTH),
+        }
+    }
+
+    /// Whose it is, or for what machines.
+    fn names(&self) -> Result<Vec<GeneralName>, CertifyError> {
         let uri = |id: &str| Ok::<_, CertifyError>(GeneralName::UniformResourceIdentifier(Ia5String::new(id)?));
-        Ok(match self {
-            Self::Root | Self::Authority | Self::Issuer(_) => None,
-            Self::Statement(id) | Self::Dispatch(id) | Self::Teardown(id) => {
-                Some((EKU_STATEMENT, vec![uri(&id.to_string())?]))
+        match self {
+            Self::Root | Self::Issuer(_) => Ok(Vec::new()),
+            Self::Authority(builder_id) => Ok(vec![uri(builder_id)?]),
+            Self::Statement(id) | Self::Dispatch(id) | Self::Teardown(id) | Self::Attestation(id) => {
+                Ok(vec![uri(id.as_str())?])
             }
-            Self::Attestation(id) => Some((EKU_ATTESTATION, vec![uri(&id.to_string())?])),
             Self::Server { id, names } => {
                 let names = names.iter().map(|name| match name {
                     ServerName::Dns(name) => Ok(GeneralName::DnsName(Ia5String::new(name)?)),
                     ServerName::Ip(IpAddr::V4(address)) => Ok(octets(&address.octets())?),
                     ServerName::Ip(IpAddr::V6(address)) => Ok(octets(&address.octets())?),
                 });
-                let names: Result<Vec<_>, CertifyError> = names.chain([uri(id)]).collect();
-                Some((ID_KP_SERVER_AUTH, names?))
+                names.chain([uri(id)]).collect()
             }
-        })
+        }
     }
 }
 
@@ -193,7 +203,8 @@ struct Profile {
     subject: DistinguishedName,
     constraints: BasicConstraints,
     usage: KeyUsages,
-    leaf: Option<(ObjectIdentifier, Vec<GeneralName>)>,
+    use_of_leaf: Option<ObjectIdentifier>,
+    names: Vec<GeneralName>,
 }
 
 impl BuilderProfile for Profile {
@@ -216,9 +227,11 @@ impl BuilderProfile for Profile {
             (true, &self.constraints).to_extension(subject, &[])?,
             (&KeyUsage(self.usage.into())).to_extension(subject, &[])?,
         ];
-        if let Some((purpose, names)) = &self.leaf {
-            extensions.push((&ExtendedKeyUsage(vec![*purpose])).to_extension(subject, &[])?);
-            extensions.push((&SubjectAltName(names.clone())).to_extension(subject, &[])?);
+        if let Some(purpose) = self.use_of_leaf {
+            extensions.push((&ExtendedKeyUsage(vec![purpose])).to_extension(subject, &[])?);
+        }
+        if !self.names.is_empty() {
+            extensions.push((&SubjectAltName(self.names.clone())).to_extension(subject, &[])?);
         }
         let (own, above) = key_identifiers(&spk, &issuer_spk)?;
         extensions.push((&own).to_extension(subject, &[])?);

@@ -5,7 +5,6 @@
 
 use kiln_formats::canonical;
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::dsse::Envelope;
 use kiln_formats::image_provenance::VerifiedProvenance;
 use kiln_formats::image_summary::ImageChecked;
 use kiln_formats::names::PAYLOAD_STATEMENT;
@@ -14,7 +13,7 @@ use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust_list::TrustList;
 use kiln_verifier::{Finding, Gate, standing};
 
-use crate::site::{FileError, Site, provenance};
+use crate::site::{FileError, Signer, Site, provenance};
 
 /// Why there is none, and what helps.
 const MISSING: &str = "the site has no provenance of it; `kiln reference --save` adds one";
@@ -40,11 +39,17 @@ pub fn check(
 }
 
 /// What a launcher says of an image that it does not start, on the site's word: a failed summary about these `files`, in an envelope that
-/// the authority's key signed. There is no build yet, and so no key of one.
+/// the authority of the machine that was to be started signed. There is no build yet, and so no key of one.
 ///
 /// # Errors
 /// Never for a site that was opened, but [`FileError`] if what it keeps cannot be read.
-pub fn refusal(site: &Site, image: &Sha256Digest, files: Vec<Subject>, at: Timestamp) -> Result<Vec<u8>, RefusalError> {
+pub fn refusal(
+    site: &Site,
+    signer: &Signer,
+    image: &Sha256Digest,
+    files: Vec<Subject>,
+    at: Timestamp,
+) -> Result<Vec<u8>, RefusalError> {
     let envelope = provenance::read(site.directory(), image)?;
     let checked = ImageChecked {
         image_sha256: *image,
@@ -53,7 +58,7 @@ pub fn refusal(site: &Site, image: &Sha256Digest, files: Vec<Subject>, at: Times
         at,
     };
     let payload = canonical::to_vec(&checked.failed(files))?;
-    Ok(Envelope::sign(PAYLOAD_STATEMENT, &payload, site.authority_key()).to_vec()?)
+    Ok(signer.sign(PAYLOAD_STATEMENT, &payload).to_vec()?)
 }
 
 /// Why a refusal could not be written down.

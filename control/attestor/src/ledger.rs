@@ -1,10 +1,10 @@
 //! The ledger: what an authority did, in order, each entry bound to the one before it.
 //!
 //! An [`Entry`] is canonical JSON; it names its place and the SHA-256 of the entry before it. The [`Head`] names the last entry and
-//! is signed by the authority's key. [`Chain`] is the fold that finds out whether entries and head belong together; a [`Break`]
+//! is signed by the site's ledger key, which certifies nothing and which every mode's authority has: there is one ledger. [`Chain`] is the fold that finds out whether entries and head belong together; a [`Break`]
 //! says where they do not. No I/O: [`crate::state`] stores it.
 //!
-//! What holding a whole chain tells you: nobody without the authority's key changed, dropped, added or moved an entry under that
+//! What holding a whole chain tells you: nobody without the ledger's key changed, dropped, added or moved an entry under that
 //! head. What it does not: that the head is the newest one. Whoever puts an older ledger back, with its older head, is found out by
 //! a head or a certificate that somebody kept. Whoever holds the key can write another ledger, which differs from the kept head too.
 
@@ -58,7 +58,7 @@ pub enum Act {
         /// Its trust domain.
         trust_domain: Name,
         /// The digest of the key that signs the heads.
-        authority_key_sha256: Sha256Digest,
+        ledger_key_sha256: Sha256Digest,
     },
     /// It took a trust list as the newest, or served by a reference time.
     Trusted {
@@ -251,7 +251,7 @@ pub enum Break {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
     site: Name,
-    authority_key_sha256: Sha256Digest,
+    ledger_key_sha256: Sha256Digest,
     last: Option<(u64, Sha256Digest)>,
 }
 
@@ -326,10 +326,10 @@ impl Head {
 }
 
 impl Chain {
-    /// A chain of which nothing was taken yet: that of `site`, whose authority has this key.
+    /// A chain of which nothing was taken yet: that of `site`, whose heads this key signs.
     #[must_use]
-    pub fn new(site: Name, authority_key_sha256: Sha256Digest) -> Self {
-        Self { site, authority_key_sha256, last: None }
+    pub fn new(site: Name, ledger_key_sha256: Sha256Digest) -> Self {
+        Self { site, ledger_key_sha256, last: None }
     }
 
     /// Goes on from an entry that was taken before.
@@ -379,12 +379,12 @@ impl Chain {
     fn check_beginning(&self, entry: &Entry) -> Result<(), Break> {
         let broken = |rule| Err(Break::Beginning { sequence: entry.sequence, rule });
         match (&entry.act, self.last) {
-            (Act::Begun { site, authority_key_sha256, .. }, None) => {
+            (Act::Begun { site, ledger_key_sha256, .. }, None) => {
                 if *site != self.site {
                     return broken("it begins the ledger of another site");
                 }
-                if *authority_key_sha256 != self.authority_key_sha256 {
-                    return broken("it begins the ledger of another authority");
+                if *ledger_key_sha256 != self.ledger_key_sha256 {
+                    return broken("it begins a ledger under another key");
                 }
                 Ok(())
             }

@@ -35,7 +35,7 @@ pub use tls::{ServerName, TlsError};
 use crate::authority::{Authority, Fault, Outcome, Report, Surroundings};
 use crate::notice::Notices;
 use crate::offer::Offer;
-use crate::site::Site;
+use crate::site::{Signer, Site};
 use crate::state::State;
 use limits::Limits;
 use tls::Identity;
@@ -63,8 +63,8 @@ pub struct Service {
     pub site: Arc<Site>,
     /// What that site's authority remembers.
     pub state: State,
-    /// How its machines are started.
-    pub builder_id: String,
+    /// Who certifies its machines, and so how they are started.
+    pub signer: Signer,
     /// What their image must yield.
     pub reference: Reference,
     /// What is to be done.
@@ -194,9 +194,9 @@ impl Service {
 
 impl Shared {
     fn identity(&self) -> Result<Identity, ServiceError> {
-        let Service { site, names, surroundings, .. } = &self.service;
+        let Service { site, signer, names, surroundings, .. } = &self.service;
         let now = (surroundings.now)().ok_or(ServiceError::Clock)?;
-        Ok(Identity::new(site, names, now, surroundings.random)?)
+        Ok(Identity::new(site, signer, names, now, surroundings.random)?)
     }
 
     /// Whether there is nothing left to serve anybody for.
@@ -270,11 +270,11 @@ async fn machine(
     seen: &Seen,
     mut stop: watch::Receiver<bool>,
 ) -> Option<Result<Outcome, Fault>> {
-    let Service { site, state, builder_id, reference, deadline, notices, surroundings, .. } = &shared.service;
+    let Service { site, state, signer, reference, deadline, notices, surroundings, .. } = &shared.service;
     let authority = Authority {
         site,
         state,
-        builder_id,
+        signer,
         reference,
         offer: &job.offer,
         taken: &progress.taken,

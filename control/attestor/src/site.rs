@@ -6,7 +6,7 @@
 //! | `root.pem`, `policy.json` | what verifiers trust | verifiers |
 //! | `trust.json` | both, as machines get them | the authority |
 //! | `root.key` | signs authorities | nobody day to day: keep it elsewhere |
-//! | `authority.key`, `authority.pem` | certifies builds | the authority |
+//! | `authorities/` | certifies builds: a key and a certificate for each builder id (see [`signer`]) | the authority, its own mode's alone |
 //! | `invoker.key` | signs jobs | whoever orders builds |
 //! | `image.key` | signs the provenance of images that are made here | whoever makes images |
 //! | `reference/*.json` | what images must yield | the authority, verifiers |
@@ -15,10 +15,12 @@
 //! | `before/` | trust bundles that were in force before | verifiers |
 //! | `enrolment/` | whose TPMs are taken for TPMs (see [`enrolment`]) | the authority |
 //! | `secure-boot/` | keys of Secure Boot and what enrols them (see kiln-image) | who signs images, who owns machines |
-//! | `attestor.db` | what the authority remembers, and its ledger ([`crate::state`]) | the authority |
+//! | `attestor.db` | what the authority remembers, and its ledger ([`crate::state`]) | the authority, in every mode |
+//! | `ledger.key` | signs the ledger's heads, and nothing that a verifier of evidence takes | the authority, in every mode |
 //! | `tpm-ca/` | certifies the TPMs of virtual machines | the machine's owner |
 //!
-//! A [`Site`] was read with every check: private files are private, all parts fit each other. It does not hold the root's key.
+//! A [`Site`] was read with every check: it is private, all parts fit each other. It holds no private key: whoever needs one asks for it,
+//! and an authority for its own mode's ([`Site::signer`]), so that a site's directory serves a mode without the keys of the others.
 //! [`create`] makes one whole, or nothing; [`change`] changes what it trusts.
 
 pub mod change;
@@ -26,6 +28,7 @@ mod create;
 pub mod enrolment;
 mod files;
 pub mod provenance;
+pub mod signer;
 #[cfg(test)]
 mod tests;
 pub mod trust_lists;
@@ -33,7 +36,7 @@ pub mod trust_lists;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::{SigningKey, VerifyingKey};
+use ed25519_dalek::SigningKey;
 use kiln_formats::canonical;
 use kiln_formats::certificate::{self, Certificate, CertificateError};
 use kiln_formats::digest::Sha256Digest;
@@ -50,6 +53,7 @@ use serde::{Deserialize, Serialize};
 
 pub use create::{Names, PROFILES, TRUST_LIST_SECONDS, create};
 pub use files::{FileError, read_key, read_public_file, write_public_file};
+pub use signer::Signer;
 
 /// Where each thing lies in a site's directory.
 pub mod path {
@@ -59,10 +63,12 @@ pub mod path {
     pub const ROOT: &str = "root.pem";
     /// The root's key.
     pub const ROOT_KEY: &str = "root.key";
-    /// The authority's certificate.
-    pub const AUTHORITY: &str = "authority.pem";
-    /// The authority's key.
-    pub const AUTHORITY_KEY: &str = "authority.key";
+    /// The authorities' keys and certificates.
+    pub const AUTHORITIES: &str = "authorities";
+    /// The certificate of the one authority that a site had before each builder id had its own.
+    pub(super) const ONE_AUTHORITY: &str = "authority.pem";
+    /// The key that signs the ledger's heads.
+    pub const LEDGER_KEY: &str = "ledger.key";
     /// The key that signs jobs.
     pub const INVOKER_KEY: &str = "invoker.key";
     /// The key that signs the provenance of images.
@@ -112,8 +118,6 @@ pub struct Site {
     trust: TrustBundle,
     trust_bytes: Vec<u8>,
     root: Certificate,
-    authority: Certificate,
-    authority_key: SigningKey,
     trust_list: Current,
 }
 
@@ -125,6 +129,18 @@ pub enum SiteError {
     Exists {
         /// The path.
         path: PathBuf,
+    },
+    /// A site of a time when one authority certified the machines of every builder id.
+    #[error("{} was made when one key certified machines of every mode: make the site anew (kiln keygen)", path.display())]
+    OneAuthority {
+        /// The site.
+        path: PathBuf,
+    },
+    /// There is no authority for machines of this builder id.
+    #[error("no site has an authority for machines of {builder_id}")]
+    UnknownBuilder {
+        /// The builder id.
+        builder_id: String,
     },
     /// A file is missing, open to others, too large, or not what it should be.
     #[error(transparent)]
@@ -180,13 +196,16 @@ pub enum SiteError {
 }
 
 impl Site {
-    /// Reads a site, which must be whole and valid at `now`.
+    /// Reads a site, which must be whole, private, and valid at `now`. Whether its authorities are says [`Site::signer`].
     ///
     /// # Errors
-    /// [`SiteError`] by cause; a private key that others may read is one.
+    /// [`SiteError`] by cause.
     pub fn open(directory: &Path, now: Timestamp) -> Result<Self, SiteError> {
         files::check_private_directory(directory)?;
         let at = |name: &str| directory.join(name);
+        if at(path::ONE_AUTHORITY).exists() {
+            return Err(SiteError::OneAuthority { path: directory.to_owned() });
+        }
         let description: Description = document(&at(path::SITE), CONFIGURATION_BYTES_MAX)?.0;
         let (trust, trust_bytes): (TrustBundle, _) = document(&at(path::TRUST), TRUST_BYTES_MAX)?;
         let mismatch = |name: &str, rule| Err(SiteError::Mismatch { path: at(name), rule });
@@ -196,34 +215,17 @@ impl Site {
         if document::<kiln_formats::trust::Policy>(&at(path::POLICY), TRUST_BYTES_MAX)?.0 != trust.policy {
             return mismatch(path::POLICY, "is not the policy in trust.json");
         }
-        let certificate = |name: &str| {
-            let pem = read_public_file(&at(name), certificate::PEM_BYTES_MAX)?;
-            Certificate::from_pem(&pem).map_err(|source| SiteError::Certificate { path: at(name), source })
-        };
-        let (root, authority) = (certificate(path::ROOT)?, certificate(path::AUTHORITY)?);
+        let root = certificate(&at(path::ROOT))?;
         let holds = |source| SiteError::Certificate { path: directory.to_owned(), source };
         if trust.root != root.to_pem().map_err(holds)? {
             return mismatch(path::ROOT, "is not the root in trust.json");
         }
-        certificate::Authority::check(&root, &authority, now).map_err(holds)?;
-        let authority_key = read_key(&at(path::AUTHORITY_KEY))?;
-        if authority.spki().map_err(holds)? != PublicKey(authority_key.verifying_key()).spki() {
-            return mismatch(path::AUTHORITY_KEY, "is not the key of authority.pem");
-        }
+        root.root_key_at(now).map_err(holds)?;
         let trust_list = trust_lists::read(directory, &root)?;
         if trust_list.root != root || trust_list.list.site != description.name {
             return mismatch(trust_lists::DIRECTORY, "the newest trust list is of another root or site");
         }
-        Ok(Self {
-            directory: directory.to_owned(),
-            description,
-            trust,
-            trust_bytes,
-            root,
-            authority,
-            authority_key,
-            trust_list,
-        })
+        Ok(Self { directory: directory.to_owned(), description, trust, trust_bytes, root, trust_list })
     }
 
     /// Its directory.
@@ -262,26 +264,26 @@ impl Site {
         &self.root
     }
 
-    /// The authority's certificate.
-    #[must_use]
-    pub fn authority(&self) -> &Certificate {
-        &self.authority
-    }
-
     /// The newest trust list, as it was when the site was read. Whether it counts now is not checked.
     #[must_use]
     pub fn trust_list(&self) -> &Current {
         &self.trust_list
     }
 
-    /// The key that the heads of its ledger are signed with.
-    #[must_use]
-    pub fn ledger_key(&self) -> VerifyingKey {
-        self.authority_key.verifying_key()
+    /// Who certifies machines of this builder id, now. Reads that key and no other.
+    ///
+    /// # Errors
+    /// [`SiteError`] by cause: one that is certified for other machines is one, and a key that others may read.
+    pub fn signer(&self, builder_id: &str, now: Timestamp) -> Result<Signer, SiteError> {
+        Signer::open(self, builder_id, now)
     }
 
-    pub(crate) fn authority_key(&self) -> &SigningKey {
-        &self.authority_key
+    /// The key that the heads of its ledger are signed with.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn ledger_key(&self) -> Result<SigningKey, FileError> {
+        read_key(&self.directory.join(path::LEDGER_KEY))
     }
 
     /// What a machine that was started in this way is told of itself.
@@ -447,6 +449,12 @@ pub fn sign_job(job: &CheckedJob, key: &SigningKey) -> Result<Envelope, canonica
 #[must_use]
 pub fn key_digest(key: &SigningKey) -> Sha256Digest {
     PublicKey(key.verifying_key()).sha256()
+}
+
+/// Reads a certificate.
+fn certificate(path: &Path) -> Result<Certificate, SiteError> {
+    let pem = read_public_file(path, certificate::PEM_BYTES_MAX)?;
+    Certificate::from_pem(&pem).map_err(|source| SiteError::Certificate { path: path.to_owned(), source })
 }
 
 /// Reads a canonical document, and its bytes.

@@ -147,8 +147,9 @@ impl From<FileError> for StateError {
 }
 
 impl Owner {
-    fn of(site: &Site) -> Self {
-        Self { site: site.name().clone(), trust_domain: site.trust_domain().clone(), key: site.authority_key().clone() }
+    fn of(site: &Site) -> Result<Self, FileError> {
+        let (name, trust_domain) = (site.name().clone(), site.trust_domain().clone());
+        Ok(Self { site: name, trust_domain, key: site.ledger_key()? })
     }
 
     fn key_sha256(&self) -> Sha256Digest {
@@ -162,7 +163,7 @@ impl State {
     /// # Errors
     /// [`StateError::Exists`]; the others if it cannot be written.
     pub fn begin(site: &Site, now: Timestamp) -> Result<(), StateError> {
-        begin(site.directory(), &Owner::of(site), now)
+        begin(site.directory(), &Owner::of(site)?, now)
     }
 
     /// Opens the state of a site. Its file and the end of its ledger are checked; [`Archive::verify`] checks the whole.
@@ -171,7 +172,7 @@ impl State {
     /// [`StateError`] by cause; a state that is missing is one.
     pub fn open(site: &Site) -> Result<Self, StateError> {
         let path = site.directory().join(path::STATE);
-        let owner = Owner::of(site);
+        let owner = Owner::of(site)?;
         let mut connection = schema::open(&path)?;
         writer::check_end(&mut connection, &owner)?;
         let reader = Mutex::new(schema::open(&path)?);

@@ -12,8 +12,8 @@ use kiln_formats::names::PAYLOAD_STATEMENT;
 use kiln_formats::teardown::{Teardown, TornDown};
 use zeroize::Zeroizing;
 
-use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request, spki_of};
-use crate::site::Site;
+use crate::certify::{CertifyError, LEAF_SECONDS, Purpose, Request, spki_of};
+use crate::site::{Signer, Site};
 
 /// Why nothing was signed.
 #[derive(Debug, thiserror::Error)]
@@ -44,12 +44,13 @@ pub enum TeardownError {
     Name,
 }
 
-/// Signs what was seen of the machine with this endorsement key: a file.
+/// Signs what was seen of the machine with this endorsement key, which `signer` certified: a file.
 ///
 /// # Errors
 /// [`TeardownError`].
 pub fn sign(
     site: &Site,
+    signer: &Signer,
     machine: &Sha256Digest,
     seen: &TornDown,
     random: fn(&mut [u8]) -> Result<(), getrandom::Error>,
@@ -67,7 +68,7 @@ pub fn sign(
         seconds: LEAF_SECONDS,
         serial,
     };
-    let certificate = Issuer::of(site.authority(), site.authority_key()).issue(&request)?;
+    let certificate = signer.issuer().issue(&request)?;
     let certificate = certificate.to_pem().map_err(CertifyError::from)?;
     let payload = canonical::to_vec(&seen.statement())?;
     let statement = Envelope::sign(PAYLOAD_STATEMENT, &payload, &key);
@@ -77,6 +78,7 @@ pub fn sign(
 #[cfg(test)]
 mod tests {
     use kiln_formats::certificate::{Authority, Certificate};
+    use kiln_formats::names::BUILDER_DIRECT;
     use kiln_formats::timestamp::Timestamp;
 
     use super::*;
@@ -99,10 +101,11 @@ mod tests {
             started: now,
             ended: now.plus_seconds(60),
         };
-        let file = |random| sign(&site, &machine, &seen, random);
+        let by = site.signer(BUILDER_DIRECT, now).unwrap();
+        let file = |random| sign(&site, &by, &machine, &seen, random);
         let Teardown { certificate, statement } = canonical::from_slice_exact(&file(getrandom::fill).unwrap()).unwrap();
         let leaf = Certificate::from_pem(certificate.as_bytes()).unwrap();
-        let authority = Authority::check(site.root(), site.authority(), seen.ended).unwrap();
+        let authority = Authority::check(site.root(), by.certificate(), seen.ended, BUILDER_DIRECT).unwrap();
         let signer = authority.teardown(&leaf).unwrap();
         assert_eq!(signer.id.as_str(), format!("spiffe://demo.example/build/ek/{machine}/job/00112233/teardown"));
         assert_eq!(TornDown::read(&statement, &signer.key, &build_id, closing_sha256, "b").unwrap(), seen);

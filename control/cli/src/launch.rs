@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use kiln_attestor::image;
-use kiln_attestor::site::{Site, provenance};
+use kiln_attestor::site::{Signer, Site, provenance};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::image_provenance::{ImageProvenance, UKI, VerifiedProvenance};
 use kiln_formats::manifest::path as in_output;
@@ -48,9 +48,10 @@ pub(crate) struct Refused {
     image_refused: Vec<Finding>,
 }
 
-/// Whether an image may be started at a site; if not, `out` is made.
+/// Whether an image may be started at a site, as a machine that `signer` certifies; if not, `out` is made.
 pub(crate) fn admit<'a>(
     site: &Site,
+    signer: &Signer,
     image: &'a Image,
     out: &Path,
     screen: &Screen,
@@ -66,14 +67,19 @@ pub(crate) fn admit<'a>(
     if findings.is_empty() {
         return Ok(Ok(LaunchableImage(image)));
     }
-    refuse(site, &image.uki.sha256, found, findings, out).map(Err)
+    refuse(site, signer, &image.uki.sha256, found, findings, out).map(Err)
 }
 
 /// The same for an image that others start: all that is known of it is its digest.
-pub(crate) fn admit_named(site: &Site, image: &Sha256Digest, out: &Path) -> Result<std::result::Result<(), Refused>> {
+pub(crate) fn admit_named(
+    site: &Site,
+    signer: &Signer,
+    image: &Sha256Digest,
+    out: &Path,
+) -> Result<std::result::Result<(), Refused>> {
     match image::check(site, &site.trust_list().list, image).or_exit(Exit::Usage)? {
         Ok(_) => Ok(Ok(())),
-        Err(finding) => refuse(site, image, vec![Subject::new(UKI, *image)], vec![finding], out).map(Err),
+        Err(finding) => refuse(site, signer, image, vec![Subject::new(UKI, *image)], vec![finding], out).map(Err),
     }
 }
 
@@ -120,12 +126,13 @@ fn differences(image: &Image, found: &[Subject], provenance: &VerifiedProvenance
 
 fn refuse(
     site: &Site,
+    signer: &Signer,
     image: &Sha256Digest,
     files: Vec<Subject>,
     image_refused: Vec<Finding>,
     out: &Path,
 ) -> Result<Refused> {
-    let summary = image::refusal(site, image, files, host::now()?).or_exit(Exit::Infrastructure)?;
+    let summary = image::refusal(site, signer, image, files, host::now()?).or_exit(Exit::Infrastructure)?;
     // A signal leaves nothing.
     let out = unless_interrupted(async {
         let output = Output::begin(out)?;

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use kiln_attestor::site::enrolment::{self, Role};
-use kiln_attestor::site::{Site, path as site_path};
+use kiln_attestor::site::{Signer, Site, path as site_path};
 use kiln_attestor::state::State;
 use kiln_attestor::teardown;
 use kiln_attestor::{Authority, BOOT, Fault, LinkError, Notices, Offer, Outcome};
@@ -53,6 +53,8 @@ const CONSOLE_LINES: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Order<'a> {
     pub(crate) site: &'a Site,
+    /// Who certifies the machine, and so what it is certified as.
+    pub(crate) signer: &'a Signer,
     pub(crate) image: LaunchableImage<'a>,
     pub(crate) reference: &'a Reference,
     pub(crate) offer: &'a Offer,
@@ -157,11 +159,12 @@ impl Order<'_> {
         let seen = TornDown {
             build_id: build_id.clone(),
             closing_sha256: Sha256Digest::of(&closing),
-            builder_id: self.boot.builder_id(self.signed.is_some()).to_owned(),
+            builder_id: self.signer.builder_id().to_owned(),
             started,
             ended,
         };
-        let file = teardown::sign(self.site, machine, &seen, getrandom::fill).or_exit(Exit::Infrastructure)?;
+        let file =
+            teardown::sign(self.site, self.signer, machine, &seen, getrandom::fill).or_exit(Exit::Infrastructure)?;
         document::write_new(&output.path().join(path::TEARDOWN), &file)
     }
 
@@ -205,7 +208,7 @@ impl Order<'_> {
         let authority = Authority {
             site: self.site,
             state: &state,
-            builder_id: self.boot.builder_id(self.signed.is_some()),
+            signer: self.signer,
             reference: self.reference,
             offer: self.offer,
             taken: &AtomicBool::new(false),

@@ -1,7 +1,7 @@
 //! Gate 1: is the bundle whole and within bounds?
 //!
-//! The statement key, which the site's authority certified at the challenge's time, signed a manifest that lists every file with
-//! its digest and size, and nothing lies beside them. Whether the machine that held the key was sound is for the later gates.
+//! The statement key, which the site's authority for machines of this builder id certified at the challenge's time, signed a manifest
+//! that lists every file with its digest and size, and nothing lies beside them. Whether the machine that held the key was sound is for the later gates.
 
 use std::collections::BTreeSet;
 
@@ -12,6 +12,7 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::Envelope;
 use kiln_formats::manifest::{self, FILE_BYTES_MAX, FILES_MAX, Manifest, path};
 use kiln_formats::names::{Name, PAYLOAD_MANIFEST};
+use kiln_formats::trust::Configuration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -40,8 +41,10 @@ pub(crate) fn check<'a>(bundle: &'a Bundle, anchors: &Anchors) -> Result<WholeEv
     check_binding(&binding)?;
     let at = binding.challenge.issued;
     let authority_certificate = certificate(bundle, GATE, path::AUTHORITY)?;
-    let authority = Authority::check(&anchors.root, &authority_certificate, at)
-        .map_err(|e| Finding::new(GATE, "certificate", path::AUTHORITY, e.to_string()))?;
+    // As what the machine says it was started. Believed once PCR 15 covers it, which is gate 3.
+    let Configuration { builder_id, .. } = document(bundle, path::CONFIGURATION)?;
+    let authority = Authority::check(&anchors.root, &authority_certificate, at, &builder_id)
+        .map_err(|e| Finding::new(GATE, e.code(), path::AUTHORITY, e.to_string()))?;
     if let Some(Standing { list, judged_at }) = &anchors.standing {
         standing::list(list, *judged_at)?;
         standing::authority(list, &anchors.root, &authority_certificate, at)?;

@@ -33,9 +33,8 @@ pub fn check(file: &[u8], bundle: &Bundle, anchors: &Anchors, verdict: &Verdict)
     // The certificate was made when the machine was gone, and says when.
     let at = Timestamp::from_unix(leaf.begins()).map_err(|e| wrong(&e))?;
     let authority = certificate(bundle, GATE, path::AUTHORITY)?;
-    let signer = Authority::check(&anchors.root, &authority, at)
-        .and_then(|authority| authority.teardown(&leaf))
-        .map_err(|e| wrong(&e))?;
+    let authority = Authority::check(&anchors.root, &authority, at, builder_id).map_err(|e| wrong(&e))?;
+    let signer = authority.teardown(&leaf).map_err(|e| wrong(&e))?;
     let configuration: Configuration =
         canonical::from_slice_exact(bytes(bundle, GATE, path::CONFIGURATION)?).map_err(|e| wrong(&e))?;
     let expected = SpiffeId::teardown(&configuration.trust_domain, machine, build_id);

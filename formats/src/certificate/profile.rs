@@ -12,13 +12,14 @@ use x509_cert::ext::pkix::{
 };
 
 use super::{Certificate, CertificateError, EKU_STATEMENT, Role, STEP_IDENTITY, SpiffeId, StepIdentity};
+use crate::names::MACHINE_BUILDERS;
 
 /// The shapes of certificates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Signs authorities.
     Root,
-    /// Signs leaves, and issuers.
+    /// Signs leaves, and issuers, for machines of the one builder id that it is named after.
     Authority,
     /// Signs the leaves of steps.
     Issuer,
@@ -84,11 +85,21 @@ pub(super) fn check(certificate: &Certificate, role: Role, kind: Kind) -> Result
     if one::<ExtendedKeyUsage>(certificate, None).map_err(broken)?.0 != [purpose] {
         return Err(broken("its extended key usage is not the one of its role alone"));
     }
-    match one::<SubjectAltName>(certificate, None).map_err(broken)?.0.as_slice() {
-        [GeneralName::UniformResourceIdentifier(uri)] => {
-            uri.as_str().parse().map(Some).map_err(|_| broken("its URI is not a SPIFFE id"))
-        }
-        _ => Err(broken("its alternative name is not exactly one URI")),
+    let id = uri(certificate).map_err(broken)?.parse();
+    id.map(Some).map_err(|_| broken("its URI is not a SPIFFE id"))
+}
+
+/// The machines that an authority may certify: those of one of the builder ids that we know.
+pub(super) fn builder_id(certificate: &Certificate) -> Result<&'static str, &'static str> {
+    let uri = uri(certificate)?;
+    MACHINE_BUILDERS.into_iter().find(|known| *known == uri).ok_or("its URI is not the builder id of any machine")
+}
+
+/// The one name in a certificate that has names.
+fn uri(certificate: &Certificate) -> Result<String, &'static str> {
+    match one::<SubjectAltName>(certificate, None)?.0.as_slice() {
+        [GeneralName::UniformResourceIdentifier(uri)] => Ok(uri.as_str().to_owned()),
+        _ => Err("its alternative name is not exactly one URI"),
     }
 }
 
@@ -97,7 +108,10 @@ fn check_extension_set(certificate: &Certificate, kind: Kind) -> Result<(), &'st
     let mut allowed =
         vec![BasicConstraints::OID, KeyUsage::OID, SubjectKeyIdentifier::OID, AuthorityKeyIdentifier::OID];
     if kind.purpose().is_some() {
-        allowed.extend([ExtendedKeyUsage::OID, SubjectAltName::OID]);
+        allowed.push(ExtendedKeyUsage::OID);
+    }
+    if kind.purpose().is_some() || kind == Kind::Authority {
+        allowed.push(SubjectAltName::OID);
     }
     if kind == Kind::Step {
         allowed.push(STEP_IDENTITY);

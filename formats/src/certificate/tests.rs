@@ -1,5 +1,7 @@
 //! A site's chain, made here, then broken rule by rule.
 
+mod mode;
+
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -18,6 +20,7 @@ use x509_cert::spki::SubjectPublicKeyInfoRef;
 use x509_cert::time::{Time, Validity};
 
 use super::*;
+use crate::names::BUILDER_METAL;
 
 const NOW: i64 = 1_790_000_000;
 
@@ -117,7 +120,7 @@ pub(crate) fn another_root(seed: u8) -> Certificate {
 
 fn authority() -> Draft {
     let constraints = BasicConstraints { ca: true, path_len_constraint: Some(1) };
-    Draft { subject: "authority", constraints, spki: ed25519_spki(2), ..root() }
+    Draft { subject: "authority", constraints, names: vec![BUILDER_METAL], spki: ed25519_spki(2), ..root() }
 }
 
 fn statement() -> Draft {
@@ -192,7 +195,7 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn checked(root: &Draft, authority: &Draft) -> Result<Authority, CertificateError> {
-    Authority::check(&issue(root), &issue(authority), at(NOW + 5))
+    Authority::check(&issue(root), &issue(authority), at(NOW + 5), BUILDER_METAL)
 }
 
 fn broken_leaf(change: impl FnOnce(&mut Draft)) -> Option<CertificateError> {
@@ -237,7 +240,7 @@ fn issuers_and_steps_keep_to_their_places() {
     assert!(chain.issuer(&issue(&statement())).is_err() && chain.issuer(&issue(&authority())).is_err());
     assert!(chain.statement(&issue(&issuer())).is_err() && chain.statement(&step()).is_err());
     assert!(good.step(&issue(&statement())).is_err());
-    assert!(Authority::check(&issue(&root()), &issue(&issuer()), at(NOW)).is_err());
+    assert!(Authority::check(&issue(&root()), &issue(&issuer()), at(NOW), BUILDER_METAL).is_err());
     // An issuer issues no second issuer, and no statement certificate that counts.
     let below = Draft { issuer: issuer().subject, signer: 4, ..issuer() };
     assert!(chain.issuer(&issue(&below)).is_err());
@@ -397,7 +400,7 @@ proptest! {
                 let _ = authority.attestation(&leaf);
                 let _ = authority.issuer(&leaf);
                 let _ = checked_issuer(&issuer()).unwrap().step(&leaf);
-                let _ = Authority::check(&leaf, &leaf, at(NOW));
+                let _ = Authority::check(&leaf, &leaf, at(NOW), BUILDER_METAL);
             }
         }
     }

@@ -7,6 +7,7 @@ use kiln_formats::certificate::CertificateError;
 use kiln_formats::uplink::UplinkError;
 use kiln_init::WireError;
 
+use crate::attestor;
 use crate::network::{ADDRESS_MAX, CONNECT_MAX};
 
 /// Why. [`Fault::code`] is stable.
@@ -75,7 +76,7 @@ impl Fault {
             Self::NoAddress => "no_address",
             Self::NoAnswer => "attestor_silent",
             Self::Refused => "attestor_refuses",
-            Self::Tls { .. } => "tls",
+            Self::Tls { source } => attestor::code(source),
         }
     }
 

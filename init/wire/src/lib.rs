@@ -2,13 +2,15 @@
 //!
 //! It runs in a process of its own, a child of PID 1 that has given up everything but two sockets and memory ([`confine`]). In
 //! reading order: [`frames`] lets no frame through, in or out, but ARP with two neighbours, DHCP and TCP with the one peer;
-//! [`network`] gets an address and the connection; [`relay`] encrypts what the builder says and rests when PID 1 says so.
+//! [`network`] gets an address and the connection; [`attestor`] says who may answer there; [`relay`] encrypts what the builder says and
+//! rests when PID 1 says so.
 //!
 //! Deliberately absent: anything that listens or answers (no ping, no reset to strangers), name look-up, IPv6, a second connection,
 //! session resumption, and any thought about what it carries: PID 1 measures and the builder checks, whoever is at the other end.
 
 #![forbid(unsafe_code)]
 
+mod attestor;
 mod confine;
 mod fault;
 mod frames;

@@ -7,20 +7,17 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use kiln_formats::certificate::Certificate;
 use kiln_formats::manifest::FILE_BYTES_MAX;
 use kiln_formats::uplink::Uplink;
 use kiln_init::{GO, HOLD, Handed, WireError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use rustls::client::Resumption;
-use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::version::TLS13;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
 use smoltcp::time::Instant;
 
+use crate::attestor;
 use crate::fault::Fault;
 use crate::network::Network;
 
@@ -63,7 +60,7 @@ impl<'a> Relay<'a> {
         let network = Network::new(packets, address, uplink, Instant::now())?;
         let name = ServerName::try_from(uplink.name.clone())
             .map_err(|_| rustls::Error::General("the uplink's name is none of a server".to_owned()))?;
-        let tls = ClientConnection::new(Arc::new(config(&uplink.root)?), name)?;
+        let tls = ClientConnection::new(Arc::new(attestor::config(&uplink.root)?), name)?;
         let (outgoing, sealed, incoming) = Default::default();
         Ok(Self {
             orders,
@@ -233,16 +230,4 @@ impl<'a> Relay<'a> {
             Err(errno) => Err(io::Error::from(errno).into()),
         }
     }
-}
-
-/// TLS 1.3 to whoever the uplink's root vouches for.
-fn config(root: &str) -> Result<ClientConfig, Fault> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from(Certificate::from_pem(root.as_bytes())?.to_der()?))?;
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.resumption = Resumption::disabled();
-    Ok(config)
 }

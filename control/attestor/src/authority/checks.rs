@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::{Authority, Fault, Outcome, Signed};
-use crate::certify::{CertifyError, Issuer, LEAF_SECONDS, Purpose, Request};
+use crate::certify::{CertifyError, LEAF_SECONDS, Purpose, Request};
 use crate::ledger::{Act, Issued};
 use crate::site::trust_lists::{self, TrustListsError};
 use crate::state::Refusal;
@@ -49,9 +49,9 @@ const SLACK_SECONDS: i64 = 900;
 /// A trust list that counts, and what is to be recorded of it: one that is new, or a reference time.
 type Trusted = (TrustList, Option<Act>);
 
-/// Does the site's root let this authority challenge anybody, now, for this image and this job?
+/// Does the site's root let this authority challenge anybody, now, under its builder id, for this image and this job?
 pub(super) fn trust(authority: &Authority<'_>, now: Timestamp) -> Result<Result<Trusted, Vec<Finding>>, Fault> {
-    let Authority { site, state, surroundings, .. } = authority;
+    let Authority { site, state, signer, surroundings, .. } = authority;
     let current = match trust_lists::read(site.directory(), site.root()) {
         Err(TrustListsError::Lists { source, .. }) => return Ok(Err(vec![wrong("trust_list", &source)])),
         current => current?,
@@ -78,7 +78,9 @@ pub(super) fn trust(authority: &Authority<'_>, now: Timestamp) -> Result<Result<
     let policy = &site.trust().policy;
     let judge = || -> Result<(), Finding> {
         standing::list(&current.list, now)?;
-        standing::authority(&current.list, site.root(), site.authority(), now)?;
+        let chain = certificate::Authority::check(site.root(), signer.certificate(), now, signer.builder_id());
+        chain.map_err(|error| Finding { object: "authority".to_owned(), ..wrong(error.code(), &error) })?;
+        standing::authority(&current.list, site.root(), signer.certificate(), now)?;
         standing::start(&current.list, policy, authority.reference)?;
         authority.offer.signer(&policy.job_signers).map_or(Ok(()), |key| standing::job_signer(&current.list, &key))
     };
@@ -144,7 +146,7 @@ pub(super) fn certify(
     let statement = SpiffeId::statement(site.trust_domain(), machine, build_id).map_err(|_| Fault::BuildId)?;
     let attestation = SpiffeId::attestation(site.trust_domain(), machine, build_id).map_err(|_| Fault::BuildId)?;
     let attestation_key = attested.attestation_key.key().to_spki().map_err(|_| Fault::BuildId)?;
-    let issuer = Issuer::of(site.authority(), site.authority_key());
+    let (signer, issuer) = (authority.signer, authority.signer.issuer());
     let certify = |purpose, subject: &str, spki: &[u8]| -> Result<(Certificate, Issued), Fault> {
         let mut serial = [0; SERIAL_BYTES];
         (authority.surroundings.random)(&mut serial)?;
@@ -166,7 +168,7 @@ pub(super) fn certify(
     let said = Dispatched {
         binding: &answer.binding,
         quote: &answer.quote.0,
-        builder_id: authority.builder_id,
+        builder_id: signer.builder_id(),
         policy_sha256: site.trust().policy.sha256().map_err(encode)?,
     };
     let used = Used {
@@ -176,7 +178,7 @@ pub(super) fn certify(
     };
     let dispatch = dispatch(authority, &said, used, |spki| issue(Purpose::Dispatch(&name), "dispatch", spki))?;
     let certificates = Certificates {
-        authority: site.authority().to_pem().map_err(CertifyError::from)?,
+        authority: signer.certificate().to_pem().map_err(CertifyError::from)?,
         statement: statement.0,
         attestation: attestation.0,
         issuer: step_issuer.to_pem().map_err(CertifyError::from)?,
@@ -191,7 +193,7 @@ pub(super) fn certify(
         dispatch: dispatch.1,
         issuer: Some(issuer_named),
     };
-    let chain = certificate::Authority::check(site.root(), site.authority(), challenge.issued);
+    let chain = certificate::Authority::check(site.root(), signer.certificate(), challenge.issued, signer.builder_id());
     let step_issuer = chain.and_then(|chain| chain.issuer(&step_issuer)).map_err(CertifyError::from)?;
     Ok((certificates, step_issuer, act))
 }

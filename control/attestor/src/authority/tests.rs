@@ -17,7 +17,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use kiln_formats::canonical;
-use kiln_formats::certificate::{self, Certificate};
+use kiln_formats::certificate::{self, Certificate, CertificateError};
 use kiln_formats::dispatch::{Dispatch, Dispatched, Envelopes, Used};
 use kiln_formats::endorsement::TpmClass;
 use kiln_formats::job::draft;
@@ -63,7 +63,7 @@ struct Rig {
     _directory: tempfile::TempDir,
     site: Site,
     state: State,
-    builder_id: &'static str,
+    signer: Signer,
     reference: Reference,
     offer: Offer,
     taken: AtomicBool,
@@ -89,7 +89,7 @@ impl Rig {
         fs::create_dir(&bundle).unwrap();
         let state = State::open(&site).unwrap();
         Self {
-            builder_id: BUILDER_DIRECT,
+            signer: site.signer(BUILDER_DIRECT, now()).unwrap(),
             reference: reference(&site),
             state,
             _directory: directory,
@@ -118,7 +118,7 @@ impl Rig {
         Authority {
             site: &self.site,
             state: &self.state,
-            builder_id: self.builder_id,
+            signer: &self.signer,
             reference: &self.reference,
             offer: &self.offer,
             taken: &self.taken,
@@ -178,7 +178,8 @@ async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
         let (_, certificates) = machine.send_attestation(&answer).await.unwrap();
         let certificates: Certificates = serde_json::from_slice(&certificates).unwrap();
         let read = |pem: &str| Certificate::from_pem(pem.as_bytes()).unwrap();
-        let authority = certificate::Authority::check(&root, &read(&certificates.authority), now()).unwrap();
+        let authority =
+            certificate::Authority::check(&root, &read(&certificates.authority), now(), BUILDER_DIRECT).unwrap();
         let statement = authority.statement(&read(&certificates.statement)).unwrap();
         assert_eq!(statement.key, machine.statement_key.verifying_key());
         let build_id = machine.challenge.clone().unwrap().build_id;
@@ -211,6 +212,39 @@ async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
     assert_eq!(fs::read(rig.bundle.join("artifacts/hello")).unwrap(), b"0123456789");
     assert_eq!(fs::read(rig.bundle.join(RECORD)).unwrap(), b"{}");
     assert_eq!((rig.heard("StepWrote"), rig.heard("FileTaken"), rig.heard("Attested")), (2, 2, 1), "{:?}", rig.said);
+}
+
+/// A host of one mode has no other's keys: what it certifies names its own signer.
+#[tokio::test]
+async fn a_machine_is_certified_where_there_is_no_key_but_its_own_mode_s() {
+    let mut rig = Rig::new();
+    let directory = rig.site.directory().to_owned();
+    let own = site::signer::paths(&directory, BUILDER_DIRECT).unwrap();
+    for entry in fs::read_dir(directory.join(site::path::AUTHORITIES)).unwrap().map(|entry| entry.unwrap().path()) {
+        if !own.contains(&entry) {
+            fs::remove_file(entry).unwrap();
+        }
+    }
+    for key in [site::path::ROOT_KEY, site::path::INVOKER_KEY] {
+        fs::remove_file(directory.join(key)).unwrap();
+    }
+    rig.site = Site::open(&directory, now()).unwrap();
+    rig.signer = rig.site.signer(BUILDER_DIRECT, now()).unwrap();
+    drop(std::mem::replace(&mut rig.state, State::open(&rig.site).unwrap()));
+    let (root, expected) = (rig.site.root().clone(), rig.signer.certificate().clone());
+    let outcome = rig.run(async |mut machine| {
+        let answer = machine.prepare().await;
+        let (_, certificates) = machine.send_attestation(&answer).await.unwrap();
+        let certificates: Certificates = serde_json::from_slice(&certificates).unwrap();
+        let authority = Certificate::from_pem(certificates.authority.as_bytes()).unwrap();
+        assert_eq!(authority, expected);
+        let other_mode = CertificateError::OtherMode { certified_for: BUILDER_DIRECT };
+        let as_a_server = certificate::Authority::check(&root, &authority, now(), BUILDER_METAL);
+        assert_eq!(as_a_server.err(), Some(other_mode));
+        assert_eq!(machine.get(path::JOB).await.unwrap().0, StatusCode::OK);
+    });
+    assert!(matches!(outcome.await, Err(Fault::Link(LinkError::Closed))));
+    assert!(rig.site.signer(BUILDER_METAL, now()).is_err());
 }
 
 #[tokio::test]

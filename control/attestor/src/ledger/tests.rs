@@ -14,7 +14,7 @@ fn entries() -> Vec<Vec<u8>> {
         Act::Begun {
             site: "demo".parse().unwrap(),
             trust_domain: "demo.example".parse().unwrap(),
-            authority_key_sha256: Sha256Digest::of(b"key"),
+            ledger_key_sha256: Sha256Digest::of(b"key"),
         },
         Act::refused(None, "quote", "evil\u{1b}[2J\nwords"),
         Act::Ended { build_id: "00".parse().unwrap(), outcome: "built".to_owned() },

@@ -4,9 +4,11 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use kiln_formats::certificate::{self, Certificate};
 use kiln_formats::endorsement::TpmClass;
 use kiln_formats::link::path;
 use kiln_formats::manifest::Outcome as Said;
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_METAL};
 use kiln_formats::timestamp::Timestamp;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
@@ -43,7 +45,7 @@ impl Rig {
         };
         let service = Service {
             state: State::open(&site).unwrap(),
-            builder_id: kiln_formats::names::BUILDER_DIRECT.to_owned(),
+            signer: site.signer(BUILDER_DIRECT, host_clock().unwrap()).unwrap(),
             reference: reference(&site),
             jobs: (0..jobs).map(job).collect(),
             deadline: Duration::from_secs(60),
@@ -248,6 +250,13 @@ async fn the_server_is_this_site_s_under_its_names() {
             let connected = connector(site).connect(name(known_as), stream).await;
             assert_eq!(connected.is_ok(), good, "{known_as}");
         }
+        // It shows the authority of the machines that it serves, and no more.
+        let stream = rig.tls().await;
+        let [_, authority] = stream.get_ref().1.peer_certificates().unwrap() else { panic!("another chain") };
+        let authority = Certificate::from_der(authority).unwrap();
+        let now = host_clock().unwrap();
+        let counts = |builder_id| certificate::Authority::check(rig.site.root(), &authority, now, builder_id).is_ok();
+        assert!(counts(BUILDER_DIRECT) && !counts(BUILDER_METAL));
         rig.stop.send_replace(true);
     })
     .await;

@@ -1,6 +1,6 @@
-//! The server's side of TLS 1.3: a key that lives in memory, and a certificate of a day from the site's authority.
+//! The server's side of TLS 1.3: a key that lives in memory, and a certificate of a day from the authority of the mode that is served.
 //!
-//! Machines hold the site's root and check the chain and the name. Deliberately absent: TLS 1.2, resumption, early data.
+//! Machines hold the site's root and check the chain, the authority's builder id and the name. Deliberately absent: TLS 1.2, resumption, early data.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -16,8 +16,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, DnsName, PrivatePkcs8KeyDe
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{self, ServerConfig};
 
-use crate::certify::{CertifyError, Issuer, Purpose, Request, spki_of};
-use crate::site::Site;
+use crate::certify::{CertifyError, Purpose, Request, spki_of};
+use crate::site::{Signer, Site};
 
 /// How long a server's certificate lives, in seconds: a day, and it is renewed after half of it.
 const SERVER_SECONDS: u32 = 86_400;
@@ -91,9 +91,10 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// A new key, certified by the site's authority for these names.
+    /// A new key, certified by this authority of the site for these names.
     pub(super) fn new(
         site: &Site,
+        signer: &Signer,
         names: &[ServerName],
         now: Timestamp,
         random: fn(&mut [u8]) -> Result<(), getrandom::Error>,
@@ -103,7 +104,7 @@ impl Identity {
         random(&mut serial)?;
         let key = SigningKey::from_bytes(&seed);
         let id = format!("spiffe://{}/attestor", site.trust_domain());
-        let certificate = Issuer::of(site.authority(), site.authority_key()).issue(&Request {
+        let certificate = signer.issuer().issue(&Request {
             purpose: Purpose::Server { id: &id, names },
             subject: "attestor",
             spki: &spki_of(&key),
@@ -113,7 +114,7 @@ impl Identity {
         })?;
         let pair = KeypairBytes { secret_key: key.to_bytes(), public_key: None };
         let pkcs8 = pair.to_pkcs8_der().map_err(|_| TlsError::Key)?;
-        let chain = [certificate.to_der()?, site.authority().to_der()?].map(CertificateDer::from);
+        let chain = [certificate.to_der()?, signer.certificate().to_der()?].map(CertificateDer::from);
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_protocol_versions(&[&TLS13])?
             .with_no_client_auth()

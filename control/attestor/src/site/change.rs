@@ -1,8 +1,8 @@
 //! How a site's trust changes: another trust list, another policy, another root. What was before is kept below `before/`.
 //!
 //! Each change is signed by the root, whose key a [`Root`] holds; nothing else of a site needs it. A change that is cut short leaves
-//! a site that does not open, or the one that was: no half of it counts. Deliberately absent: another key of the authority, under
-//! which the ledger stands. A new root certifies the same one.
+//! a site that does not open, or the one that was: no half of it counts. Deliberately absent: another key of an authority. A new root
+//! certifies the same ones, each for its own builder id, by their certificates alone: their keys may be elsewhere.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,14 +11,15 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::SigningKey;
 use kiln_formats::canonical;
-use kiln_formats::certificate::SERIAL_BYTES;
+use kiln_formats::certificate::{Authority, SERIAL_BYTES};
+use kiln_formats::names::MACHINE_BUILDERS;
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Policy, TRUST_BYTES_MAX, TrustBundle, VERSION};
 use kiln_formats::trust_list::{ReferenceTime, RetiredRoot, TrustList, VERSION as LIST_VERSION};
 
 use super::files::{io_error, list, read_public_file, write_key, write_public_file};
-use super::{Site, SiteError, boot_references, document, path, read_key, trust_lists};
-use crate::certify::{AUTHORITY_SECONDS, Issuer, Purpose, ROOT_SECONDS, Request, spki_of};
+use super::{Site, SiteError, boot_references, certificate, document, path, read_key, signer, trust_lists};
+use crate::certify::{Issuer, Purpose, ROOT_SECONDS, Request, spki_of};
 
 /// What was before a change, below the site's directory: a directory for each, by the number of the list that ended it.
 const BEFORE: &str = "before";
@@ -84,7 +85,7 @@ impl<'a> Root<'a> {
         Ok(list)
     }
 
-    /// Makes a new root, which certifies the authority anew, and the list by which the old root hands over to it.
+    /// Makes a new root, which certifies the authorities anew, and the list by which the old root hands over to it.
     ///
     /// # Errors
     /// [`SiteError`].
@@ -94,12 +95,14 @@ impl<'a> Root<'a> {
         seconds: u32,
         random: fn(&mut [u8]) -> Result<(), getrandom::Error>,
     ) -> Result<TrustList, SiteError> {
-        let (mut seed, mut serials) = ([0; 32], [[0; SERIAL_BYTES]; 2]);
+        let mut seed = [0; 32];
         random(&mut seed)?;
-        for serial in &mut serials {
-            random(serial)?;
-        }
-        let (key, [root_serial, authority_serial]) = (SigningKey::from_bytes(&seed), serials);
+        let new_serial = || -> Result<_, SiteError> {
+            let mut serial = [0; SERIAL_BYTES];
+            random(&mut serial)?;
+            Ok(serial)
+        };
+        let key = SigningKey::from_bytes(&seed);
         let (site, mut next) = (self.site, self.next(now, seconds));
         let name = format!("{} root {}", site.name(), next.number);
         let root = Issuer::named(&name, &key)?.issue(&Request {
@@ -108,22 +111,25 @@ impl<'a> Root<'a> {
             spki: &spki_of(&key),
             begin: now,
             seconds: ROOT_SECONDS,
-            serial: root_serial,
+            serial: new_serial()?,
         })?;
-        let authority = Issuer::of(&root, &key).issue(&Request {
-            purpose: Purpose::Authority,
-            subject: &format!("{} authority", site.name()),
-            spki: &spki_of(site.authority_key()),
-            begin: now,
-            seconds: AUTHORITY_SECONDS,
-            serial: authority_serial,
-        })?;
-        let holds = |source| SiteError::Certificate { path: site.directory().to_owned(), source };
-        let (root_pem, authority_pem) = (root.to_pem().map_err(holds)?, authority.to_pem().map_err(holds)?);
+        let directory = site.directory();
+        let holds = |source| SiteError::Certificate { path: directory.to_owned(), source };
+        let mut authorities = Vec::new();
+        for builder_id in MACHINE_BUILDERS {
+            let [file, _] = signer::paths(directory, builder_id)?;
+            // What the old root certified for these machines, and nothing that lies in its place.
+            let certified = certificate(&file)?;
+            let begun = Timestamp::from_unix(certified.begins()).unwrap_or(now);
+            Authority::check(site.root(), &certified, begun, builder_id).map_err(holds)?;
+            let spki = certified.spki().map_err(holds)?;
+            let anew = signer::certify(site.name(), builder_id, &spki, (&root, &key), now, new_serial()?)?;
+            authorities.push((file, anew.to_pem().map_err(holds)?));
+        }
+        let root_pem = root.to_pem().map_err(holds)?;
         next.retired.push(RetiredRoot { root: next.root.clone(), until: now });
         next.root.clone_from(&root_pem);
         let file = self.signed(next.sign(&key, Some(&self.key)))?;
-        let directory = site.directory();
         let kept = self.keep(next.number)?;
         // The new key first, under a name that nothing reads: from here on nothing that is needed can be lost.
         let draft = directory.join("root.key.new");
@@ -135,7 +141,9 @@ impl<'a> Root<'a> {
         }
         fs::rename(&draft, &old).map_err(io_error("write", &old))?;
         write_public_file(&directory.join(path::ROOT), root_pem.as_bytes())?;
-        write_public_file(&directory.join(path::AUTHORITY), authority_pem.as_bytes())?;
+        for (file, pem) in authorities {
+            write_public_file(&file, pem.as_bytes())?;
+        }
         self.put_trust(&TrustBundle { root: root_pem, ..site.trust().clone() })?;
         Ok(next)
     }

@@ -8,7 +8,7 @@ use ed25519_dalek::SigningKey;
 use kiln_formats::canonical;
 use kiln_formats::certificate::{Authority, SERIAL_BYTES};
 use kiln_formats::job::Profile;
-use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_METAL, BUILDER_SECURE_BOOT, Name};
+use kiln_formats::names::{MACHINE_BUILDERS, Name};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::{Policy, PublicKey, TrustBundle, VERSION};
 use kiln_formats::trust_list::{self, Minimum, Revoked, TrustList};
@@ -16,8 +16,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
 use super::files::{io_error, write_key, write_public_file};
-use super::{Description, SiteError, path, trust_lists};
-use crate::certify::{AUTHORITY_SECONDS, Issuer, Purpose, ROOT_SECONDS, Request, spki_of};
+use super::{Description, SiteError, path, signer, trust_lists};
+use crate::certify::{Issuer, Purpose, ROOT_SECONDS, Request, spki_of};
 use crate::state::{self, Owner};
 
 /// What a site is called.
@@ -86,7 +86,7 @@ fn write(
         random(&mut serial)?;
         Ok(serial)
     };
-    let (root_key, authority_key, invoker_key) = (new_key()?, new_key()?, new_key()?);
+    let (root_key, ledger_key, invoker_key) = (new_key()?, new_key()?, new_key()?);
     let image_key = new_key()?;
 
     let root_name = format!("{} root", names.site);
@@ -98,21 +98,23 @@ fn write(
         seconds: ROOT_SECONDS,
         serial: new_serial()?,
     })?;
-    let authority = Issuer::of(&root, &root_key).issue(&Request {
-        purpose: Purpose::Authority,
-        subject: &format!("{} authority", names.site),
-        spki: &spki_of(&authority_key),
-        begin: now,
-        seconds: AUTHORITY_SECONDS,
-        serial: new_serial()?,
-    })?;
     let holds = |source| SiteError::Certificate { path: draft.to_owned(), source };
-    Authority::check(&root, &authority, now).map_err(holds)?;
+    let authorities = draft.join(path::AUTHORITIES);
+    fs::DirBuilder::new().mode(0o700).create(&authorities).map_err(io_error("write", &authorities))?;
+    for builder_id in MACHINE_BUILDERS {
+        let key = new_key()?;
+        let authority =
+            signer::certify(&names.site, builder_id, &spki_of(&key), (&root, &root_key), now, new_serial()?)?;
+        Authority::check(&root, &authority, now, builder_id).map_err(holds)?;
+        let [certificate, private] = signer::paths(draft, builder_id)?;
+        write_key(&private, &key)?;
+        write_public_file(&certificate, authority.to_pem().map_err(holds)?.as_bytes())?;
+    }
 
     let policy = Policy {
         version: VERSION,
         number: 1,
-        builder_ids: [BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_METAL, BUILDER_DIRECT].map(str::to_owned).into(),
+        builder_ids: MACHINE_BUILDERS.map(str::to_owned).into(),
         job_signers: vec![PublicKey(invoker_key.verifying_key())],
         profiles: profiles.to_vec(),
         image_producers: vec![PublicKey(image_key.verifying_key())],
@@ -132,25 +134,23 @@ fn write(
     let signed = first.sign(&root_key, None);
     let signed = signed.map_err(|source| SiteError::Document { path: draft.to_owned(), source })?;
     trust_lists::add(draft, &root, first.number, &signed)?;
-    let (root, authority) = (root.to_pem().map_err(holds)?, authority.to_pem().map_err(holds)?);
+    let root = root.to_pem().map_err(holds)?;
     let trust = TrustBundle { version: VERSION, root: root.clone(), policy: policy.clone() };
     let description =
         Description { version: VERSION, name: names.site.clone(), trust_domain: names.trust_domain.clone() };
 
-    for (name, key) in
-        [(path::ROOT_KEY, &root_key), (path::AUTHORITY_KEY, &authority_key), (path::INVOKER_KEY, &invoker_key)]
+    for (name, key) in [(path::ROOT_KEY, &root_key), (path::LEDGER_KEY, &ledger_key), (path::INVOKER_KEY, &invoker_key)]
     {
         write_key(&draft.join(name), key)?;
     }
     write_key(&draft.join(path::IMAGE_KEY), &image_key)?;
     write_public_file(&draft.join(path::ROOT), root.as_bytes())?;
-    write_public_file(&draft.join(path::AUTHORITY), authority.as_bytes())?;
     write_document(&draft.join(path::POLICY), &policy)?;
     write_document(&draft.join(path::TRUST), &trust)?;
     write_document(&draft.join(path::SITE), &description)?;
     let references = draft.join(path::REFERENCE);
     fs::DirBuilder::new().mode(0o700).create(&references).map_err(io_error("write", &references))?;
-    let owner = Owner { site: names.site.clone(), trust_domain: names.trust_domain.clone(), key: authority_key };
+    let owner = Owner { site: names.site.clone(), trust_domain: names.trust_domain.clone(), key: ledger_key };
     Ok(state::begin(draft, &owner, now)?)
 }
 

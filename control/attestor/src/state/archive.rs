@@ -92,7 +92,7 @@ impl Archive {
     /// # Errors
     /// [`StateError`] by cause.
     pub fn open(site: &Site) -> Result<Self, StateError> {
-        let key = site.authority_key().verifying_key();
+        let key = site.ledger_key()?.verifying_key();
         Self::of(&site.directory().join(path::STATE), site.name().clone(), key)
     }
 

@@ -106,7 +106,10 @@ async fn a_build_is_remembered_and_the_file_is_private() {
     assert_eq!(fs::metadata(rig.file()).unwrap().permissions().mode() & 0o777, 0o600);
     let (head, envelope) = Archive::open(&rig.site).unwrap().head().unwrap();
     assert_eq!((head.sequence, head.entry_sha256), (4, summary.head_sha256));
-    assert_eq!(Head::verify(&envelope, rig.site.name(), &rig.site.ledger_key()).unwrap(), head);
+    assert_eq!(
+        Head::verify(&envelope, rig.site.name(), &rig.site.ledger_key().unwrap().verifying_key()).unwrap(),
+        head
+    );
 }
 
 /// Each act twice, in one process and after a restart: no, with its own code, in the ledger.

@@ -71,7 +71,7 @@ pub(super) fn begin(connection: &mut Connection, owner: &Owner, now: Timestamp) 
     let begun = Act::Begun {
         site: owner.site.clone(),
         trust_domain: owner.trust_domain.clone(),
-        authority_key_sha256: owner.key_sha256(),
+        ledger_key_sha256: owner.key_sha256(),
     };
     append(&store, &mut chain, begun, now)?;
     sign(&store, owner, &chain)?;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use kiln_attestor::site::{Names, PROFILES, Site};
 use kiln_attestor::{Offer, Outcome};
-use kiln_formats::names::Name;
+use kiln_formats::names::{BUILDER_DIRECT, Name};
 use kiln_image::{provenance, toolchain};
 use serde::Serialize;
 
@@ -132,13 +132,15 @@ impl BootBench {
             // The site is of this command's own making, and so is its producer.
             image.provenance = Some(provenance::statement(&compared::description(description)?.0));
         }
-        let launchable = match launch::admit(&site, &image, &directory.path().join("refused"), screen)? {
+        let signer = site.signer(BUILDER_DIRECT, host::now()?).or_exit(Exit::Infrastructure)?;
+        let launchable = match launch::admit(&site, &signer, &image, &directory.path().join("refused"), screen)? {
             Ok(launchable) => launchable,
             Err(refused) => return Err(refused.problem()).or_exit(Exit::ImageRefused),
         };
         let reference = image.reference(&site, screen)?;
         let order = Order {
             site: &site,
+            signer: &signer,
             image: launchable,
             reference: &reference,
             offer: &offer,

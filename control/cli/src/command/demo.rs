@@ -65,7 +65,8 @@ impl Demo {
         let failed = |source| Problem::Io { action: "write", path: self.out.clone(), source };
         fs::create_dir_all(&self.out).map_err(failed).or_exit(Exit::Usage)?;
         let site = self.site()?;
-        let launchable = match launch::admit(&site, &materials.image, &out, screen)? {
+        let signer = self.machine.signer(&site)?;
+        let launchable = match launch::admit(&site, &signer, &materials.image, &out, screen)? {
             Ok(launchable) => launchable,
             Err(refused) => return refused.tell(self.json, screen),
         };
@@ -84,6 +85,7 @@ impl Demo {
         };
         let order = Order {
             site: &site,
+            signer: &signer,
             image: launchable,
             reference: &reference,
             offer: &offer,

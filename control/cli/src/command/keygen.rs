@@ -13,11 +13,12 @@ use kiln_image::secure_boot;
 use crate::exit::{Exit, OrExit as _, Result};
 use crate::host;
 
-/// Make a site: root, policy, trust bundle, the keys of the authority, of whoever orders builds and of whoever makes images, and those
-/// of Secure Boot.
+/// Make a site: root, policy, trust bundle, the keys of the authorities, of the ledger, of whoever orders builds and of whoever makes
+/// images, and those of Secure Boot.
 ///
 /// The site is a directory of mode 0700. It is made whole or not at all, and never overwritten. Keep root.key, secure-boot/PK.key
-/// and secure-boot/KEK.key elsewhere: no build needs them.
+/// and secure-boot/KEK.key elsewhere: no build needs them. In authorities/ there is a key for each kind of machine; one certifies no
+/// machines of another kind. A host needs that of the kind it serves alone: take the others away (docs/trust.md).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

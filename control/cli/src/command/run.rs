@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kiln_attestor::Offer;
-use kiln_attestor::site::Site;
+use kiln_attestor::site::{Signer, Site};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::link::JOB_BYTES_MAX;
 use kiln_formats::names::Name;
@@ -102,6 +102,11 @@ pub(crate) struct MachineArguments {
 }
 
 impl MachineArguments {
+    /// The site's authority for machines that start in this way. No other's key is read.
+    pub(crate) fn signer(&self, site: &Site) -> Result<Signer> {
+        site.signer(self.boot.builder_id(self.secure_boot), host::now()?).or_exit(Exit::Usage)
+    }
+
     /// The image with the site's signature, if the firmware is to insist on it, in a directory that goes when it is dropped.
     pub(crate) fn signed(&self, site: &Site, image: &Image, screen: &Screen) -> Result<Option<(Signed, TempDir)>> {
         match (self.secure_boot, self.boot) {
@@ -122,9 +127,10 @@ impl Run {
         Output::check(&self.out)?;
         host::go_by(self.machine.reference_time.as_deref(), &self.site)?;
         let site = Site::open(&self.site, host::now()?).or_exit(Exit::Usage)?;
+        let signer = self.machine.signer(&site)?;
         let offer = self.offer(&site)?;
         let image = Image::get(self.image.as_deref(), screen)?;
-        let launchable = match launch::admit(&site, &image, &self.out, screen)? {
+        let launchable = match launch::admit(&site, &signer, &image, &self.out, screen)? {
             Ok(launchable) => launchable,
             Err(refused) => return refused.tell(self.json, screen),
         };
@@ -141,6 +147,7 @@ impl Run {
         };
         let order = Order {
             site: &site,
+            signer: &signer,
             image: launchable,
             reference: &reference,
             offer: &offer,

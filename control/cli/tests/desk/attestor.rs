@@ -21,7 +21,7 @@ fn a_new_site_has_a_ledger_that_holds() {
     let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
     assert_eq!((&status["entries"], &status["certified"]), (&1.into(), &0.into()), "{status}");
     let shown = kiln(desk.path(), &["attestor", "ledger", "show", "--site", "site"]);
-    assert!(text(&shown.stdout).contains("begun       site authority "), "{}", text(&shown.stdout));
+    assert!(text(&shown.stdout).contains("begun       site key "), "{}", text(&shown.stdout));
     // The printed bytes are what the head names: nothing of ours is needed to see it.
     let shown = kiln(desk.path(), &["attestor", "ledger", "show", "--site", "site", "--json"]);
     fs::write(desk.path().join("entry"), text(&shown.stdout).trim_end()).unwrap();
@@ -206,6 +206,10 @@ fn a_service_says_what_it_cannot_serve() {
     fs::write(desk.path().join("file"), "x").unwrap();
     let (exit, said) = serve(&["--reference", "file"]);
     assert!(exit == 2 && said.contains("cannot be read"), "{said}");
+    // Servers have a signer of their own.
+    fs::remove_file(desk.path().join("site/authorities/metal-v1.key")).unwrap();
+    let (exit, said) = serve(&["--metal"]);
+    assert!(exit == 2 && said.contains("cannot read site/authorities/metal-v1.key"), "{said}");
     let (exit, said) = serve(&["--name", "*.example"]);
     assert!(exit == 2 && said.contains("neither a DNS name nor an IP address"), "{said}");
 }

@@ -118,7 +118,8 @@ impl Desk {
         let envelope =
             Envelope::from_slice_exact(&fs::read(self.0.path().join("out/image.dsse.json")).unwrap()).unwrap();
         fs::remove_dir_all(self.0.path().join("out")).unwrap();
-        let authority = Certificate::from_pem(&fs::read(self.0.path().join("site/authority.pem")).unwrap()).unwrap();
+        let authority = self.0.path().join("site/authorities/vm-swtpm-direct-v1.pem");
+        let authority = Certificate::from_pem(&fs::read(authority).unwrap()).unwrap();
         let key = PublicKey::from_spki(&authority.spki().unwrap()).unwrap();
         let verified = envelope.verify(PAYLOAD_STATEMENT, &[key.0]).unwrap();
         let said: Statement<Summary> = canonical::from_slice_exact(verified.payload()).unwrap();

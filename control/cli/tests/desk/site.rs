@@ -5,6 +5,9 @@ use std::process::Command;
 
 use crate::{JOB, code, desk, kiln, text};
 
+/// What machines build under, as the site's files name it.
+const MODES: [&str; 4] = ["vm-swtpm-firmware", "vm-swtpm-secureboot", "metal", "vm-swtpm-direct"];
+
 #[test]
 fn keygen_refuses_to_overwrite() {
     let desk = desk();
@@ -23,9 +26,64 @@ fn openssl_reads_what_keygen_makes() {
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
         text(&output.stdout)
     };
-    openssl(&["verify", "-x509_strict", "-CAfile", "root.pem", "authority.pem"]);
-    let public = openssl(&["pkey", "-in", "authority.key", "-pubout"]);
-    assert_eq!(public, openssl(&["x509", "-in", "authority.pem", "-noout", "-pubkey"]));
+    for mode in MODES {
+        let [pem, key] = ["pem", "key"].map(|kind| format!("authorities/{mode}-v1.{kind}"));
+        openssl(&["verify", "-x509_strict", "-CAfile", "root.pem", &pem]);
+        let public = openssl(&["pkey", "-in", &key, "-pubout"]);
+        assert_eq!(public, openssl(&["x509", "-in", &pem, "-noout", "-pubkey"]));
+        let name = openssl(&["x509", "-in", &pem, "-noout", "-ext", "subjectAltName"]);
+        assert!(name.trim_end().ends_with(&format!("URI:https://kiln.example/builders/{mode}/v1")), "{name}");
+    }
+}
+
+/// A host of one kind of machine has that kind's key alone, and works; for every other kind it says what is missing.
+#[test]
+fn a_host_needs_the_key_of_its_own_mode_alone() {
+    let desk = desk();
+    let site = desk.path().join("site");
+    fs::remove_file(site.join("root.key")).unwrap();
+    for mode in MODES.iter().filter(|mode| **mode != "vm-swtpm-direct") {
+        fs::remove_file(site.join(format!("authorities/{mode}-v1.key"))).unwrap();
+    }
+    let none = "{}";
+    fs::write(desk.path().join("image.json"), none).unwrap();
+    // What comes after the key: an image that is none.
+    let run = |more: &[&str]| {
+        let base = ["run", "job.toml", "--site", "site", "--out", "out", "--image", "image.json"];
+        let ran = kiln(desk.path(), &[&base[..], more].concat());
+        assert_eq!(code(&ran), 2);
+        text(&ran.stderr)
+    };
+    let said = run(&["--boot", "direct"]);
+    assert!(said.contains("image.json") && !said.contains("authorities"), "{said}");
+    for (more, mode) in
+        [(&["--boot", "firmware"][..], "vm-swtpm-firmware"), (&["--secure-boot"], "vm-swtpm-secureboot")]
+    {
+        let said = run(more);
+        assert!(said.contains(&format!("cannot read site/authorities/{mode}-v1.key")), "{said}");
+    }
+    let kept = kiln(desk.path(), &["attestor", "ledger", "verify", "--site", "site"]);
+    assert_eq!(code(&kept), 0, "{}", text(&kept.stderr));
+    // Another kind's key and certificate in its place.
+    for kind in ["key", "pem"] {
+        let [from, to] =
+            ["vm-swtpm-direct", "vm-swtpm-firmware"].map(|mode| site.join(format!("authorities/{mode}-v1.{kind}")));
+        fs::copy(from, to).unwrap();
+    }
+    let said = run(&["--boot", "firmware"]);
+    assert!(said.contains("builders/vm-swtpm-direct/v1, and for no others"), "{said}");
+}
+
+#[test]
+fn a_site_with_one_authority_is_to_be_made_anew() {
+    let desk = desk();
+    let site = desk.path().join("site");
+    fs::rename(site.join("authorities/metal-v1.pem"), site.join("authority.pem")).unwrap();
+    for command in [&["run", "job.toml", "--out", "out"][..], &["attestor", "status"], &["trust", "show"]] {
+        let refused = kiln(desk.path(), &[command, &["--site", "site"]].concat());
+        assert_eq!(code(&refused), 2, "{command:?}");
+        assert!(text(&refused.stderr).contains("anew (kiln keygen)"), "{}", text(&refused.stderr));
+    }
 }
 
 #[test]

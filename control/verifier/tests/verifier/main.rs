@@ -6,6 +6,7 @@ mod attestation;
 mod build;
 mod dispatch;
 mod identity;
+mod mode;
 mod standing;
 mod start;
 mod tamper;

@@ -456,15 +456,24 @@ fn configuration_and_trust_are_the_sites() {
     assert_eq!(finding.code, "trust", "{finding}");
     let finding = with(Plan { configuration: Box::new(|c| c.version = 2), ..Plan::default() });
     assert_eq!((finding.gate, finding.code), (Gate::Boot, "configuration"), "{finding}");
-    let finding = with(Plan { configuration: Box::new(|c| c.builder_id = BUILDER_DIRECT.into()), ..Plan::default() });
+    let finding = with(Plan {
+        configuration: Box::new(|c| c.builder_id = BUILDER_DIRECT.into()),
+        authority: crate::world::authority_of(BUILDER_DIRECT, crate::world::AUTHORITY_KEY),
+        ..Plan::default()
+    });
     assert_eq!((finding.gate, finding.code), (Gate::Boot, "builder_id"), "{finding}");
-    // Other bytes than those that were measured, listed by the machine itself.
-    let edit = |files: &mut std::collections::BTreeMap<String, Vec<u8>>| {
-        files.get_mut(path::CONFIGURATION).unwrap().push(b' ');
+    // Other bytes than those that were measured, listed by the machine itself: no configuration, and another one.
+    type Files = std::collections::BTreeMap<String, Vec<u8>>;
+    let listed = |edit: fn(&mut Vec<u8>)| {
+        let files = move |files: &mut Files| edit(files.get_mut(path::CONFIGURATION).unwrap());
+        let finding = with(Plan { files: Box::new(files), ..Plan::default() });
+        assert_eq!(finding.object, path::CONFIGURATION, "{finding}");
+        (finding.gate, finding.code)
     };
-    let finding = with(Plan { files: Box::new(edit), ..Plan::default() });
-    let found = (finding.gate, finding.code, finding.object.as_str());
-    assert_eq!(found, (Gate::Boot, "configuration", path::CONFIGURATION), "{finding}");
+    assert_eq!(listed(|bytes| bytes.push(b' ')), (Gate::Evidence, "not_canonical"));
+    let another =
+        |bytes: &mut Vec<u8>| *bytes = String::from_utf8_lossy(bytes).replace(":\"test\"", ":\"tist\"").into();
+    assert_eq!(listed(another), (Gate::Boot, "configuration"));
 }
 
 #[test]

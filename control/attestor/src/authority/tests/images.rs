@@ -5,6 +5,7 @@ use ed25519_dalek::SigningKey;
 use kiln_formats::dsse::Envelope;
 use kiln_formats::names::{BUILDER_METAL, PAYLOAD_STATEMENT};
 use kiln_formats::statement::{Statement, Subject};
+use kiln_formats::trust::PublicKey;
 use kiln_formats::verdict::Summary;
 
 use super::producer::statement;
@@ -32,7 +33,7 @@ impl Rig {
         match what {
             "image without provenance" => fs::remove_file(self.provenance_file()).unwrap(),
             "server's image without provenance" => {
-                self.builder_id = BUILDER_METAL;
+                self.signer = self.site.signer(BUILDER_METAL, now()).unwrap();
                 fs::remove_file(self.provenance_file()).unwrap();
             }
             "altered provenance" => {
@@ -83,8 +84,8 @@ fn a_launchers_refusal_is_a_failed_summary_under_the_authoritys_key() {
     let (image, files) = (rig.reference.image_sha256, vec![Subject::new("disk", Sha256Digest::of(b"another"))]);
     let kept = fs::read(rig.provenance_file()).unwrap();
     let read = || -> Statement<Summary> {
-        let file = image::refusal(&rig.site, &image, files.clone(), now()).unwrap();
-        let key = rig.site.authority_key().verifying_key();
+        let file = image::refusal(&rig.site, &rig.signer, &image, files.clone(), now()).unwrap();
+        let key = PublicKey::from_spki(&rig.signer.certificate().spki().unwrap()).unwrap().0;
         let envelope = Envelope::from_slice_exact(&file).unwrap();
         canonical::from_slice_exact(envelope.verify(PAYLOAD_STATEMENT, &[key]).unwrap().payload()).unwrap()
     };

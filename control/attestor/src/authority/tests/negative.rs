@@ -20,7 +20,7 @@ use crate::site::{read_key, trust_lists};
 use crate::state::Archive;
 
 /// What the acceptance line says, and what the machine, or the site's owner, is told.
-const CASES: [(&str, &str); 38] = [
+const CASES: [(&str, &str); 40] = [
     ("wrong nonce", "other_challenge"),
     ("reused nonce", "nonce_reused"),
     ("reused nonce after a restart of the attestor", "nonce_reused"),
@@ -59,6 +59,8 @@ const CASES: [(&str, &str); 38] = [
     ("provenance of another image", "image_provenance_other"),
     ("another statement of the producer's", "image_provenance"),
     ("revoked key: the image producer's", "key_revoked"),
+    ("development key in a server's name", "signer_of_other_mode"),
+    ("server's key in a development name", "signer_of_other_mode"),
 ];
 
 impl Rig {
@@ -85,6 +87,11 @@ impl Rig {
         });
         assert!(matches!(outcome.await, Err(Fault::Link(LinkError::Closed))));
         challenge.unwrap()
+    }
+
+    /// Serves machines of one mode with the signer of another.
+    fn passes_off(&mut self, own: &str, other: &'static str) {
+        self.signer = self.site.signer(own, now()).unwrap().passed_off_as(other);
     }
 
     /// An honest machine is turned away before it is challenged.
@@ -222,11 +229,11 @@ impl Rig {
             }
             // A virtual machine that starts the image for servers: its quote would hold, and every signature.
             "virtual TPM as a server: its key is listed" => {
-                self.builder_id = BUILDER_METAL;
+                self.signer = self.site.signer(BUILDER_METAL, now()).unwrap();
                 self.turns_away(code, |machine| json(&machine.enrolment())).await;
             }
             "virtual TPM as a server: its maker is trusted" => {
-                self.builder_id = BUILDER_METAL;
+                self.signer = self.site.signer(BUILDER_METAL, now()).unwrap();
                 let maker = Maker::of(0x51);
                 self.trusts_as(TpmClass::Virtual, &maker);
                 let certificate = maker.certify(&Endorsement::of(STRANGER), 1000);
@@ -252,7 +259,7 @@ impl Rig {
                 self.issue(|list| list.revoked.keys.extend([key]));
             }
             "revoked key: the authority's" => {
-                let key = Sha256Digest::of(&self.site.authority().spki().unwrap());
+                let key = Sha256Digest::of(&self.signer.certificate().spki().unwrap());
                 self.issue(|list| list.revoked.keys.extend([key]));
             }
             "revoked image" => {
@@ -298,6 +305,9 @@ impl Rig {
                 let key = self.site.trust().policy.image_producers[0].sha256();
                 self.issue(|list| list.revoked.keys.extend([key]));
             }
+            // Root, certificate and key belong together; they were made for other machines.
+            "development key in a server's name" => self.passes_off(BUILDER_DIRECT, BUILDER_METAL),
+            "server's key in a development name" => self.passes_off(BUILDER_METAL, BUILDER_DIRECT),
             _ => self.attack_on_image(what),
         }
         self.turns_everyone_away(code).await;
@@ -327,7 +337,9 @@ async fn a_newer_list_is_taken_and_remembered() {
     for _ in 0..2 {
         rig.challenges_somebody().await;
     }
-    rig.issue(|list| list.revoked.keys.extend([Sha256Digest::of(b"somebody else's")]));
+    // The key of another mode is somebody else's.
+    let metal = rig.site.signer(BUILDER_METAL, now()).unwrap().certificate().spki().unwrap();
+    rig.issue(|list| list.revoked.keys.extend([Sha256Digest::of(&metal)]));
     for _ in 0..2 {
         rig.challenges_somebody().await;
     }

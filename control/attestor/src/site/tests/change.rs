@@ -20,13 +20,30 @@ fn a_new_root_takes_over_and_the_old_one_counts_until_then() {
     old.add_reference(&old.reference(Sha256Digest::of(b"uki"), Sha256Digest::of(b"init"), &BTreeMap::new()).unwrap())
         .unwrap();
     let later = now().plus_seconds(DAY);
+    let keys = MACHINE_BUILDERS.map(|builder_id| {
+        // The key itself is not needed, and may be elsewhere.
+        let [_, key] = signer::paths(&directory, builder_id).unwrap();
+        let spki = old.signer(builder_id, now()).unwrap().certificate().spki().unwrap();
+        fs::rename(&key, key.with_extension("away")).unwrap();
+        spki
+    });
     let list = Root::open(&old, None).unwrap().rotate(later, DAY, getrandom::fill).unwrap();
     let new = reopened(&directory);
+    for builder_id in MACHINE_BUILDERS {
+        let [_, key] = signer::paths(&directory, builder_id).unwrap();
+        fs::rename(key.with_extension("away"), key).unwrap();
+    }
     assert_eq!((list.number, new.trust_list().list.clone()), (2, list.clone()));
     assert_ne!(new.root(), old.root());
-    // The ledger stands under the same key.
-    assert_eq!(new.ledger_key(), old.ledger_key());
-    crate::state::State::open(&new).unwrap();
+    // The ledger stands under the same key, and so does each mode; under the new root, not under the old one any more.
+    assert_eq!(new.ledger_key().unwrap(), old.ledger_key().unwrap());
+    State::open(&new).unwrap();
+    for (builder_id, key) in MACHINE_BUILDERS.into_iter().zip(keys) {
+        let signer = new.signer(builder_id, later).unwrap();
+        assert_eq!(signer.certificate().spki().unwrap(), key);
+        let under = |root| certificate::Authority::check(root, signer.certificate(), later, builder_id);
+        assert!(under(new.root()).is_ok() && under(old.root()).is_err());
+    }
     let at = |site: &Site, at| list.allows_root(&site.root().to_pem().unwrap(), at);
     assert_eq!((at(&new, later), at(&old, later)), (Ok(()), Ok(())));
     assert_eq!(at(&old, later.plus_seconds(1)), Err(Unfit::RootRetired { until: later }));
@@ -88,4 +105,23 @@ fn a_list_that_was_changed_or_is_missing_makes_no_site() {
     }
     fs::remove_file(&file).unwrap();
     assert!(matches!(Site::open(&directory, now()), Err(SiteError::TrustLists(_))));
+}
+
+/// A new root certifies each authority for what the old one did, and nothing that lies in its place.
+#[test]
+fn a_rotation_makes_no_authority_into_one_of_another_mode() {
+    let (_parent, directory) = site();
+    let old = Site::open(&directory, now()).unwrap();
+    let rotate = || Root::open(&old, None).unwrap().rotate(now(), DAY, getrandom::fill);
+    let [metal, direct] = [BUILDER_METAL, BUILDER_DIRECT].map(|id| signer::paths(&directory, id).unwrap()[0].clone());
+    let own = fs::read(&metal).unwrap();
+    fs::copy(&direct, &metal).unwrap();
+    let refused = rotate().unwrap_err();
+    let other_mode = CertificateError::OtherMode { certified_for: BUILDER_DIRECT };
+    assert!(matches!(refused, SiteError::Certificate { source, .. } if source == other_mode), "{refused}");
+    fs::remove_file(&metal).unwrap();
+    assert!(matches!(rotate(), Err(SiteError::File(_))));
+    fs::write(&metal, own).unwrap();
+    assert_eq!(Site::open(&directory, now()).unwrap().trust_list().list.number, 1, "something was changed");
+    rotate().unwrap();
 }

@@ -135,7 +135,8 @@ impl Verify {
             let mut bytes = document::read(file, HEAD_BYTES_MAX)?;
             // The newline that printing added.
             bytes.truncate(bytes.trim_ascii_end().len());
-            Head::verify(&bytes, site.name(), &site.ledger_key()).or_exit(Exit::NotVerified)
+            let key = site.ledger_key().or_exit(Exit::Usage)?.verifying_key();
+            Head::verify(&bytes, site.name(), &key).or_exit(Exit::NotVerified)
         });
         let kept = kept.transpose()?;
         let mut claims: Vec<Claim> = self.evidence.iter().map(|out| Claim::read(out)).collect::<Result<_>>()?;
@@ -221,7 +222,7 @@ impl Show {
 /// An entry for a person, harmless whatever stands in it.
 fn text(entry: &Entry) -> String {
     let what = match &entry.act {
-        Act::Begun { site, authority_key_sha256, .. } => format!("begun       {site} authority {authority_key_sha256}"),
+        Act::Begun { site, ledger_key_sha256, .. } => format!("begun       {site} key {ledger_key_sha256}"),
         Act::Trusted { number, list_sha256, reference_time } => {
             let time = reference_time.map_or_else(String::new, |time| format!(" by the reference time {time}"));
             format!("trusted     list {number} {list_sha256}{time}")

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use kiln_attestor::Offer;
 use kiln_attestor::service::{self, Job, Metrics, Served, ServerName, Service};
-use kiln_attestor::site::Site;
+use kiln_attestor::site::{Signer, Site};
 use kiln_attestor::state::State;
 use kiln_formats::names::{BUILDER_METAL, Name};
 use kiln_formats::reference::{REFERENCE_BYTES_MAX, Reference};
@@ -34,8 +34,9 @@ const JOBS_MAX: usize = 1024;
 ///
 /// Machines connect with TLS 1.3, check the server's certificate against the site's root, and speak the protocol of the link. Each
 /// job goes to the first machine that is attested for it. OUT/NN-NAME is made of each, as `kiln run` makes its OUT. The command ends
-/// when every job is done; its exit code is the worst of theirs. It does not begin for an image that no producer made whom the site
-/// trusts: OUT then holds image.dsse.json, which says so, and nothing else.
+/// when every job is done; its exit code is the worst of theirs. Of the authorities' keys only that of the mode that is served is read.
+/// It does not begin for an image that no producer made whom the site trusts: OUT then holds image.dsse.json, which says so, and nothing
+/// else.
 ///
 /// Ctrl-C ends it in order: nobody new is served, who has a job may finish it. A second Ctrl-C ends it at once. Logs are one JSON
 /// object a line, on standard error (KILN_LOG=debug says more).
@@ -119,18 +120,26 @@ impl Serve {
         }
         host::go_by(self.reference_time.as_deref(), &self.of.site)?;
         let site = Arc::new(self.of.open()?);
+        let signer = site.signer(self.builder_id(), host::now()?).or_exit(Exit::Usage)?;
         let reference = self.reference(&site)?;
-        if let Err(refused) = launch::admit_named(&site, &reference.image_sha256, &self.out)? {
+        if let Err(refused) = launch::admit_named(&site, &signer, &reference.image_sha256, &self.out)? {
             return Err(refused.problem()).or_exit(Exit::ImageRefused);
         }
         let offers = self.offers(&site)?;
         let state = of_state(State::open(&site))?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Infrastructure)?;
-        runtime.block_on(self.serve(site, state, reference, offers))
+        runtime.block_on(self.serve(site, signer, state, reference, offers))
     }
 
-    async fn serve(&self, site: Arc<Site>, state: State, reference: Reference, offers: Vec<Offer>) -> Result {
+    async fn serve(
+        &self,
+        site: Arc<Site>,
+        signer: Signer,
+        state: State,
+        reference: Reference,
+        offers: Vec<Offer>,
+    ) -> Result {
         let listener = bind(self.listen).await?;
         let metrics = Metrics::default();
         if let Some(address) = self.metrics {
@@ -150,7 +159,7 @@ impl Serve {
         let service = Service {
             site: Arc::clone(&site),
             state,
-            builder_id: self.builder_id().to_owned(),
+            signer,
             reference: reference.clone(),
             jobs: jobs.collect(),
             deadline: Duration::from_secs(self.deadline.into()),

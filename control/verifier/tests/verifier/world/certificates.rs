@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kiln_formats::certificate::{Certificate, EKU_ATTESTATION, EKU_STATEMENT, StepDraft, StepIdentity, issuer_name};
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::names::Name;
+use kiln_formats::names::{BUILDER_FIRMWARE, Name};
 use kiln_formats::trust::PublicKey;
 use x509_cert::SubjectPublicKeyInfo;
 use x509_cert::builder::profile::BuilderProfile;
@@ -23,7 +23,7 @@ use x509_cert::time::{Time, Validity};
 use super::{DISPATCH_KEY, ISSUED, ISSUER_KEY, STATEMENT_KEY, at, key, name, tpm};
 
 const ROOT_KEY: u8 = 1;
-const AUTHORITY_KEY: u8 = 2;
+pub(crate) const AUTHORITY_KEY: u8 = 2;
 
 /// How long the certificates of a build live, in seconds.
 const LIFE: i64 = 900;
@@ -66,11 +66,16 @@ pub(crate) fn dispatch_leaf() -> Leaf {
 }
 
 pub(crate) fn root() -> Certificate {
-    ca("root", None, ROOT_KEY)
+    ca("root", None, ROOT_KEY, None)
 }
 
 pub(crate) fn authority() -> Certificate {
-    ca("authority", Some(1), AUTHORITY_KEY)
+    authority_of(BUILDER_FIRMWARE, AUTHORITY_KEY)
+}
+
+/// The certificate of whoever has this key, as the authority of these machines.
+pub(crate) fn authority_of(builder_id: &str, key: u8) -> Certificate {
+    ca("authority", Some(1), key, Some(builder_id))
 }
 
 /// The certificate of the key that certifies steps: whose build it names, and with which key.
@@ -166,10 +171,16 @@ fn basics(constraints: &BasicConstraints, usage: KeyUsages) -> Vec<Extension> {
     ]
 }
 
-fn ca(subject: &'static str, path_len_constraint: Option<u8>, seed: u8) -> Certificate {
+fn name_extension(uri: &str) -> Extension {
+    let uri = GeneralName::UniformResourceIdentifier(Ia5String::new(uri).unwrap());
+    (false, &SubjectAltName(vec![uri])).to_extension(&DistinguishedName::default(), &[]).unwrap()
+}
+
+fn ca(subject: &'static str, path_len_constraint: Option<u8>, seed: u8, builder_id: Option<&str>) -> Certificate {
     let constraints = BasicConstraints { ca: true, path_len_constraint };
     let subject = format!("CN={subject}").parse().unwrap();
-    let extensions = basics(&constraints, KeyUsages::KeyCertSign);
+    let mut extensions = basics(&constraints, KeyUsages::KeyCertSign);
+    extensions.extend(builder_id.map(name_extension));
     let profile = Profile { subject, issuer: "root", extensions };
     issue(profile, ed25519_spki(seed), ISSUED - 1000, ISSUED + 1_000_000, ROOT_KEY)
 }
@@ -180,8 +191,7 @@ impl Leaf {
         let mut extensions =
             basics(&BasicConstraints { ca: false, path_len_constraint: None }, KeyUsages::DigitalSignature);
         extensions.push((&ExtendedKeyUsage(vec![self.purpose])).to_extension(&subject, &[]).unwrap());
-        let uri = GeneralName::UniformResourceIdentifier(Ia5String::new(&self.id).unwrap());
-        extensions.push((false, &SubjectAltName(vec![uri])).to_extension(&subject, &[]).unwrap());
+        extensions.push(name_extension(&self.id));
         let profile = Profile { subject: "CN=leaf".parse().unwrap(), issuer: "authority", extensions };
         issue(profile, self.spki.clone(), self.first, self.first + LIFE, self.issuer_key)
     }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use kiln_formats::canonical;
-use kiln_formats::certificate::StepIdentity;
+use kiln_formats::certificate::{Certificate, StepIdentity};
 use kiln_formats::challenge::{Binding, Challenge, Closing};
 use kiln_formats::decision::{Decision, Ruling};
 use kiln_formats::digest::Sha256Digest;
@@ -42,7 +42,8 @@ use kiln_verifier::{Anchors, Bundle, Content};
 use serde::Serialize;
 
 pub(crate) use certificates::{
-    Issuer, Leaf, StepPlan, attestation_leaf, authority, dispatch_leaf, issuer, root, statement_leaf,
+    AUTHORITY_KEY, Issuer, Leaf, StepPlan, attestation_leaf, authority, authority_of, dispatch_leaf, issuer, root,
+    statement_leaf,
 };
 pub(crate) use firmware::FirmwareEvent;
 pub(crate) use job::job;
@@ -92,6 +93,7 @@ pub(crate) struct Plan {
     pub(crate) job: Job,
     pub(crate) job_key: u8,
     pub(crate) statement_key: u8,
+    pub(crate) authority: Certificate,
     pub(crate) statement_leaf: Leaf,
     pub(crate) attestation_leaf: Leaf,
     pub(crate) dispatch_key: u8,
@@ -163,6 +165,7 @@ impl Default for Plan {
             job: job(),
             job_key: JOB_KEY,
             statement_key: STATEMENT_KEY,
+            authority: authority(),
             statement_leaf: statement_leaf(),
             attestation_leaf: attestation_leaf(),
             dispatch_key: DISPATCH_KEY,
@@ -311,7 +314,7 @@ impl Plan {
         let first = self.first_quote();
         put(path::FIRST_QUOTE, first.attest());
         put(path::FIRST_SIGNATURE, first.signature());
-        put(path::AUTHORITY, authority().to_pem().unwrap().into_bytes());
+        put(path::AUTHORITY, self.authority.to_pem().unwrap().into_bytes());
         put(path::STATEMENT_KEY, self.statement_leaf.issue().to_pem().unwrap().into_bytes());
         put(path::ATTESTATION_KEY, self.attestation_leaf.issue().to_pem().unwrap().into_bytes());
         put(path::ISSUER, self.issuer.issue().to_pem().unwrap().into_bytes());
