@@ -17,6 +17,8 @@ pub use loader::{Loader, Tag, UKI_SECTIONS, Word};
 pub use platform::{Blob, Image, Manifest, Partition, PartitionTable, Tables, TrustDomain};
 pub use signatures::{Signature, SignatureDatabase, SignatureKind};
 pub use text::{Guid, plain};
+#[cfg(test)]
+pub(super) use variable::written as written_variable;
 pub use variable::{LoadOption, Variable, VariableValue};
 pub use windows::{WindowsEvent, WindowsEvents};
 

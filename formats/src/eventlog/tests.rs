@@ -147,19 +147,9 @@ fn what_other_firmware_writes_is_read() {
     assert_eq!(log.events().nth(1).unwrap().to_string(), "EV_TABLE_OF_DEVICES \"dts\"");
 }
 
-/// A `UEFI_VARIABLE_DATA`.
-fn variable(name: &str, value: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![7; 16];
-    bytes.extend((name.len() as u64).to_le_bytes());
-    bytes.extend((value.len() as u64).to_le_bytes());
-    name.bytes().for_each(|byte| bytes.extend([byte, 0]));
-    bytes.extend(value);
-    bytes
-}
-
 #[test]
 fn what_old_shims_write_is_verified_but_for_the_byte_that_they_leave_out() {
-    let written = [variable("Shim", b"entry"), vec![0, 0, 0, 0, 0, 0xaf]].concat();
+    let written = [decode::written_variable("Shim", b"entry"), vec![0, 0, 0, 0, 0, 0xaf]].concat();
     let weighed = |data: &[u8], measured: &[u8]| {
         let digests = [Bank::Sha256.hash(measured).unwrap(), Bank::Sha1.hash(measured).unwrap()];
         let verified = |event_type| match Content::of(event_type, data, &digests) {
@@ -184,7 +174,7 @@ fn what_old_shims_write_is_verified_but_for_the_byte_that_they_leave_out() {
 /// Firmware for a TPM 1.2 extends a variable's value alone: whose value it is anyone could have written.
 #[test]
 fn a_value_without_its_name_proves_nothing() {
-    let data = variable("SecureBoot", &[1]);
+    let data = decode::written_variable("SecureBoot", &[1]);
     let content = |bank: Bank, measured: &[u8]| {
         Content::of(EventType::VARIABLE_DRIVER_CONFIG, &data, &[bank.hash(measured).unwrap()])
     };

@@ -127,23 +127,25 @@ fn load_option(data: &[u8]) -> Option<LoadOption<'_>> {
     Some(LoadOption { attributes, description, path, options: cursor.bytes })
 }
 
+/// A `UEFI_VARIABLE_DATA`, as firmware writes it.
+#[cfg(test)]
+pub(in crate::eventlog) fn written(name: &str, data: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 16];
+    bytes.extend((name.len() as u64).to_le_bytes());
+    bytes.extend((data.len() as u64).to_le_bytes());
+    name.bytes().for_each(|byte| bytes.extend([byte, 0]));
+    bytes.extend(data);
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn variable(name: &str, data: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![0; 16];
-        bytes.extend((name.len() as u64).to_le_bytes());
-        bytes.extend((data.len() as u64).to_le_bytes());
-        name.bytes().for_each(|byte| bytes.extend([byte, 0]));
-        bytes.extend(data);
-        bytes
-    }
-
     #[test]
     fn values_have_the_form_of_their_name() {
         let read = |name, data: &[u8], is_authority| {
-            let bytes = variable(name, data);
+            let bytes = written(name, data);
             format!("{:?}", Variable::parse(&bytes, is_authority).unwrap().value)
         };
         assert_eq!(read("SecureBoot", &[1], false), "Switch(true)");
@@ -158,7 +160,7 @@ mod tests {
 
     #[test]
     fn lengths_beyond_the_event_are_refused() {
-        let mut bytes = variable("db", b"x");
+        let mut bytes = written("db", b"x");
         bytes[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(Variable::parse(&bytes, false), None);
         assert_eq!(Variable::parse(&bytes[..20], false), None);
