@@ -1,7 +1,7 @@
 //! Found against expected, register by register and event by event.
 
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::names::BUILDER_DIRECT;
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE};
 use kiln_formats::pcr::{Bank, BankDigest, PcrIndex, PcrValues};
 use kiln_formats::reference::{self, EventReference, MachineReference, PcrReference, Reference};
 
@@ -11,6 +11,8 @@ use crate::finding::{Finding, Findings, Gate};
 /// What must be predicted of a boot through measuring firmware: loader and kernel (4), command line and initrd (9), the image's
 /// sections (11), and PID 1 with what it was given (15).
 const FIRMWARE_REGISTERS: [u8; 4] = [4, 9, 11, 15];
+/// The same where the firmware enforces Secure Boot: its state and keys (7) as well.
+const SECURE_BOOT_REGISTERS: [u8; 5] = [4, 7, 9, 11, 15];
 /// What must be predicted when QEMU loads the kernel itself: nothing but PID 1 vouches for anything.
 const DIRECT_REGISTERS: [u8; 1] = [15];
 
@@ -26,7 +28,11 @@ pub(crate) fn machine<'a>(reference: &'a Reference, builder_id: &str) -> Result<
     let machine = reference.machines.iter().find(|machine| machine.builder_id == builder_id).ok_or_else(|| {
         wrong("reference_values", builder_id, "there are no reference values for this kind of machine")
     })?;
-    let required = if builder_id == BUILDER_DIRECT { &DIRECT_REGISTERS[..] } else { &FIRMWARE_REGISTERS[..] };
+    let required = match builder_id {
+        BUILDER_DIRECT => &DIRECT_REGISTERS[..],
+        BUILDER_FIRMWARE => &FIRMWARE_REGISTERS[..],
+        _ => &SECURE_BOOT_REGISTERS[..],
+    };
     match required.iter().find(|register| !machine.pcrs.contains_key(&register.to_string())) {
         Some(register) => {
             let object = format!("{builder_id}: PCR {register}");

@@ -2,7 +2,7 @@
 
 use kiln_formats::endorsement::TpmClass;
 use kiln_formats::manifest::path;
-use kiln_formats::names::{BUILDER_DIRECT, BUILDER_METAL, BUILDER_SECURE_BOOT, MACHINE_BUILDERS};
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_METAL, BUILDER_SECURE_BOOT, MACHINE_BUILDERS};
 use kiln_formats::reference::MachineReference;
 use kiln_formats::trust::Policy;
 use kiln_verifier::{Anchors, Bundle, Finding, Gate, verify};
@@ -38,7 +38,7 @@ fn machine(claimed: &'static str, certified: &str) -> Plan {
 /// What a person holds who takes machines of these modes; the reference values say whatever this machine measured.
 fn taking(plan: &Plan, builder_ids: &[&str]) -> Anchors {
     let mut reference = reference(plan);
-    let through_firmware = reference.machines.remove(0);
+    let through_firmware = reference.machines.pop().unwrap();
     reference.machines = MACHINE_BUILDERS
         .map(|builder_id| MachineReference { builder_id: builder_id.into(), ..through_firmware.clone() })
         .into();
@@ -96,6 +96,21 @@ fn no_development_evidence_is_taken_under_a_production_policy() {
 fn another_mode_s_certificate_in_place_of_one_s_own_is_of_another_key() {
     let plan = Plan { authority: authority_of(BUILDER_METAL, 78), ..machine(BUILDER_METAL, BUILDER_DIRECT) };
     assert_eq!(first(&plan, &taking(&plan, &[BUILDER_METAL])), (Gate::Evidence, "certificate"));
+}
+
+/// Whether Secure Boot is enforced, and with whose keys, PCR 7 says: reference values without it are none for these machines.
+#[test]
+fn where_secure_boot_is_promised_pcr_7_is_predicted() {
+    for builder_id in MACHINE_BUILDERS {
+        let plan = machine(builder_id, builder_id);
+        let mut anchors = taking(&plan, &[builder_id]);
+        anchors.reference.machines.iter_mut().for_each(|machine| drop(machine.pcrs.remove("7")));
+        if [BUILDER_DIRECT, BUILDER_FIRMWARE].contains(&builder_id) {
+            assert!(verify(&plan.seal(), &anchors).holds(), "{builder_id}");
+        } else {
+            assert_eq!(first(&plan, &anchors), (Gate::Boot, "reference_values"), "{builder_id}");
+        }
+    }
 }
 
 /// After the machine is gone: nor does its bundle's configuration alone make it another machine.

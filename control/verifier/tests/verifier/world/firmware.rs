@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::eventlog::EventLog;
-use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE};
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_SECURE_BOOT};
 use kiln_formats::pcr::{Bank, PcrIndex, PcrValues};
 use kiln_formats::reference::{EventReference, MachineReference, PcrReference, Reference};
 use kiln_formats::runtime_log::RuntimeLog;
@@ -82,6 +82,7 @@ pub(crate) fn reference(
         EventReference { name: text.split(':').next().unwrap().into(), sha256: Sha256Digest::of(text.as_bytes()) }
     });
     let pcrs: BTreeMap<_, _> = [of(4), of(9), of(11), pcr(15, runtime.collect())].into();
+    let enforced = pcrs.iter().map(|(name, pcr)| (name.clone(), pcr.clone())).chain([of(7)]).collect();
     let direct = BTreeMap::from([("15".to_owned(), pcrs["15"].clone())]);
     Reference {
         version: 1,
@@ -91,6 +92,7 @@ pub(crate) fn reference(
         machines: vec![
             MachineReference { builder_id: BUILDER_FIRMWARE.into(), pcrs },
             MachineReference { builder_id: BUILDER_DIRECT.into(), pcrs: direct },
+            MachineReference { builder_id: BUILDER_SECURE_BOOT.into(), pcrs: enforced },
         ],
     }
 }
