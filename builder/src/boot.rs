@@ -16,6 +16,7 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dispatch::{Dispatch, DispatchError, Dispatched, Envelopes};
 use kiln_formats::endorsement::{EkPublic, EkPublicError};
 use kiln_formats::enrolment::Enrolled;
+use kiln_formats::host::{self, HostFault, Hosted};
 use kiln_formats::link::{
     Attestation, Blob, Certificates, FIRMWARE_LOG_BYTES_MAX, MESSAGE_BYTES_MAX, NotAttested, RUNTIME_LOG_BYTES_MAX,
     path,
@@ -73,6 +74,13 @@ pub enum BootError {
         #[from]
         source: DispatchError,
     },
+    /// What the machine's host quoted is not what the trust bundle asks of it.
+    #[error("the machine's host does not show what it booted")]
+    Host {
+        /// Why.
+        #[from]
+        source: HostFault,
+    },
     /// A log that the other side would not take.
     #[error("the {log} log is larger than {bytes_max} bytes")]
     LogTooLarge {
@@ -94,6 +102,7 @@ impl BootError {
             Self::Certificate { source } => source.code(),
             Self::OtherKey => "certificate",
             Self::Dispatch { .. } => "dispatch",
+            Self::Host { source } => source.code(),
             Self::LogTooLarge { .. } => "log_too_large",
         }
     }
@@ -175,13 +184,15 @@ pub(crate) async fn certify<S: io::Read + io::Write>(
 
     custodian.activate(credential)?;
     let attestation = attest(custodian, &identity, challenge.clone(), bundle)?;
+    let certificates: Certificates = offer(link, path::ATTESTATION, "attestation", &attestation).await?;
+    let host = certificates.host.as_ref().map(|host| written("host's quote", host)).transpose()?;
     let said = Dispatched {
         binding: &attestation.binding,
         quote: &attestation.quote.0,
         builder_id: &configuration.builder_id,
         policy_sha256: policy_digest(&trust.policy)?,
+        hosted: hosted(&configuration, &trust.policy, host.as_deref(), &attestation.binding)?,
     };
-    let certificates: Certificates = offer(link, path::ATTESTATION, "attestation", &attestation).await?;
     let issuer_life = check(&certificates, &trust.root, &identity, &said)?;
     bundle.add(file::AUTHORITY, certificates.authority.into_bytes());
     bundle.add(file::STATEMENT_KEY, certificates.statement.into_bytes());
@@ -191,6 +202,9 @@ pub(crate) async fn certify<S: io::Read + io::Write>(
     bundle.add(file::DISPATCH, certificates.dispatch.attestation.0);
     bundle.add(file::DISPATCH_SUMMARY, certificates.dispatch.summary.0);
     bundle.add(file::DISPATCH_IMAGE, certificates.dispatch.image.0);
+    if let Some(host) = host {
+        bundle.add(file::HOST_QUOTE, host);
+    }
     tracing::info!("attested");
     let Challenge { build_id, job_sha256, image_sha256, .. } = challenge;
     Ok(Certified {
@@ -209,6 +223,21 @@ pub(crate) async fn certify<S: io::Read + io::Write>(
 
 fn read<T: Serialize + DeserializeOwned>(document: &'static str, bytes: &[u8]) -> Result<T, BootError> {
     canonical::from_slice_exact(bytes).map_err(|source| BootError::Document { document, source: Some(source) })
+}
+
+fn written<T: Serialize>(document: &'static str, value: &T) -> Result<Vec<u8>, BootError> {
+    canonical::to_vec(value).map_err(|source| BootError::Document { document, source: Some(source) })
+}
+
+/// What the host quoted for this build, if the machine was told that it stands on a host that does.
+fn hosted(
+    configuration: &Configuration,
+    policy: &Policy,
+    host: Option<&[u8]>,
+    binding: &Binding,
+) -> Result<Option<Hosted>, BootError> {
+    let binding_sha256 = Sha256Digest::of(&written("binding", binding)?);
+    Ok(host::check(&configuration.builder_id, &policy.hosts, host, &binding_sha256, &binding.endorsement_key_sha256)?)
 }
 
 fn check_versions(configuration: &Configuration, trust: &TrustBundle, challenge: &Challenge) -> Result<(), BootError> {
@@ -243,8 +272,7 @@ fn attest<S: io::Read + io::Write>(
             .map_err(BootError::from)?
             .sha256(),
     };
-    let bytes = canonical::to_vec(&binding)
-        .map_err(|source| BootError::Document { document: "binding", source: Some(source) })?;
+    let bytes = written("binding", &binding)?;
     let quote = custodian.quote(WhichQuote::First, Sha256Digest::of(&bytes))?;
     let proof = quote.proof.ok_or(CustodyError::Unexpected)?;
     bounded("firmware", &identity.firmware_log, FIRMWARE_LOG_BYTES_MAX)?;

@@ -19,6 +19,7 @@ use crate::challenge::{Binding, Challenge};
 use crate::digest::Sha256Digest;
 use crate::dsse::{self, Envelope};
 use crate::endorsement::{OtherClass, TpmClass};
+use crate::host::Hosted;
 use crate::image_summary::ImageChecked;
 use crate::link::Blob;
 use crate::manifest::path;
@@ -32,6 +33,7 @@ pub const LEVEL: &str = "KILN_BOOT_QUOTE_VERIFIED";
 const JOB: &str = "job";
 const IMAGE: &str = "image";
 const MACHINE: &str = "endorsement-key";
+const HOST: &str = "host-endorsement-key";
 const STATEMENT_KEY: &str = "statement-key";
 const ISSUER_KEY: &str = "issuer-key";
 const REFERENCE: &str = "reference-values";
@@ -90,6 +92,8 @@ pub struct Dispatched<'a> {
     pub builder_id: &'a str,
     /// What the site allows, images among it: the digest of its policy.
     pub policy_sha256: Sha256Digest,
+    /// What the machine's host quoted for this build, if the builder id knows of one.
+    pub hosted: Option<Hosted>,
 }
 
 /// What the authority judged the machine by, on its word.
@@ -201,7 +205,11 @@ impl Dispatched<'_> {
         let class = BTreeMap::from([(CLASS.to_owned(), used.class.to_string())]);
         let enrolled = says(ENROLLED, (MACHINE, *endorsement_key_sha256), binding()?);
         let provenance = ResourceDescriptor::new(PROVENANCE, used.provenance_sha256);
-        let attributes = vec![
+        let hosted = self.hosted.map(|Hosted { endorsement_key_sha256, file_sha256, .. }| {
+            let evidence = ResourceDescriptor::new(path::HOST_QUOTE, file_sha256);
+            says("HOST_BOOT_QUOTE", (HOST, endorsement_key_sha256), evidence)
+        });
+        let attributes = [
             quote,
             says("IMAGE_PROVENANCE_VERIFIED", (IMAGE, challenge.image_sha256), provenance),
             says("REFERENCE_VALUES_MATCH", (IMAGE, challenge.image_sha256), reference),
@@ -210,6 +218,7 @@ impl Dispatched<'_> {
             says("SIGNING_KEY_BOUND", (STATEMENT_KEY, *statement_key_sha256), binding()?),
             says("SIGNING_KEY_BOUND", (ISSUER_KEY, *issuer_key_sha256), binding()?),
         ];
+        let attributes = attributes.into_iter().chain(hosted).collect();
         Ok(Statement::new(PREDICATE_SCAI, self.subject(), AttributeReport { attributes }))
     }
 
@@ -334,7 +343,13 @@ mod tests {
 
     /// What is said of a build on a server, and by whom.
     fn said(binding: &Binding) -> Dispatched<'_> {
-        Dispatched { binding, quote: b"quote", builder_id: BUILDER_METAL, policy_sha256: digest("policy") }
+        Dispatched {
+            binding,
+            quote: b"quote",
+            builder_id: BUILDER_METAL,
+            policy_sha256: digest("policy"),
+            hosted: None,
+        }
     }
 
     fn used_by(class: TpmClass) -> Used {

@@ -14,6 +14,7 @@ pub mod timestamp;
 
 // What is to be done, and on whose word.
 pub mod challenge;
+pub mod host;
 pub mod image_provenance;
 pub mod job;
 pub mod trust;

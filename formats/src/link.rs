@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::challenge::Binding;
 use crate::digest::Sha256Digest;
 use crate::dispatch::Dispatch;
+use crate::host::HostQuote;
 use crate::manifest::Outcome;
 
 /// The name of the virtio-serial port.
@@ -113,6 +114,9 @@ pub struct Certificates {
     pub issuer: String,
     /// The authority's word that it checked the machine for this build.
     pub dispatch: Dispatch,
+    /// What the TPM of the machine's host quoted for this build, if it stands on a host that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostQuote>,
 }
 
 /// Why the authority does not certify a machine.

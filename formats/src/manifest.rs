@@ -73,6 +73,8 @@ pub mod path {
     pub const FIRST_QUOTE: &str = "evidence/quotes/first.attest";
     /// Its signature (TPMT_SIGNATURE).
     pub const FIRST_SIGNATURE: &str = "evidence/quotes/first.sig";
+    /// What the TPM of the machine's host quoted for this build; absent where the builder id knows of no host.
+    pub const HOST_QUOTE: &str = "evidence/quotes/host.json";
     /// The last quote (TPMS_ATTEST).
     pub const LAST_QUOTE: &str = "evidence/quotes/last.attest";
     /// Its signature (TPMT_SIGNATURE).

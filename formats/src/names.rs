@@ -15,13 +15,16 @@ pub const BUILD_TYPE: &str = "https://kiln.example/buildtypes/job/v1";
 pub const BUILDER_FIRMWARE: &str = "https://kiln.example/builders/vm-swtpm-firmware/v1";
 /// The same with Secure Boot enforced. Document: `docs/builders/vm-swtpm-secureboot/v1.md`.
 pub const BUILDER_SECURE_BOOT: &str = "https://kiln.example/builders/vm-swtpm-secureboot/v1";
+/// The same on a host that quotes its own boot with a hardware TPM. Document: `docs/builders/vm-hosted/v1.md`.
+pub const BUILDER_HOSTED: &str = "https://kiln.example/builders/vm-hosted/v1";
 /// A server with a TPM of its own and Secure Boot enforced, started from its own disk. Document: `docs/builders/metal/v1.md`.
 pub const BUILDER_METAL: &str = "https://kiln.example/builders/metal/v1";
 /// A software TPM and a kernel that QEMU loads itself: fast, and the boot is not measured before PID 1.
 pub const BUILDER_DIRECT: &str = "https://kiln.example/builders/vm-swtpm-direct/v1";
 /// All that machines build under. A site has an authority for each, which certifies no other machines
 /// (docs/decisions/0014-a-signer-for-each-mode.md).
-pub const MACHINE_BUILDERS: [&str; 4] = [BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_METAL, BUILDER_DIRECT];
+pub const MACHINE_BUILDERS: [&str; 5] =
+    [BUILDER_FIRMWARE, BUILDER_SECURE_BOOT, BUILDER_HOSTED, BUILDER_METAL, BUILDER_DIRECT];
 /// The predicate of a step's record. Document: `docs/predicates/record/v1.md`.
 pub const PREDICATE_RECORD: &str = "https://kiln.example/predicates/record/v1";
 /// The predicate of an image's predictions. Document: `docs/predicates/reference/v1.md`.
@@ -135,6 +138,7 @@ mod tests {
             BUILD_TYPE,
             BUILDER_FIRMWARE,
             BUILDER_SECURE_BOOT,
+            BUILDER_HOSTED,
             BUILDER_DIRECT,
             BUILDER_METAL,
             PREDICATE_RECORD,

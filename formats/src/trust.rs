@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::canonical;
 use crate::digest::Sha256Digest;
+use crate::host::Host;
 use crate::job::{Job, Profile, Step};
 use crate::names::Name;
 
@@ -80,6 +81,9 @@ pub struct Policy {
     /// Which machines may build, each by the digest of its endorsement key; without a list, every machine that the site enrols.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machines: Option<BTreeSet<Sha256Digest>>,
+    /// On which hosts machines count whose hosts quote their own boot, and what those must have booted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<Host>,
 }
 
 impl Policy {

@@ -12,6 +12,7 @@ mod clients;
 mod fault;
 mod firmware;
 mod fixture;
+mod hosted;
 mod hostile;
 mod inside;
 mod live;

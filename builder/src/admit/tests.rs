@@ -61,6 +61,7 @@ fn awaiting(document: &[u8]) -> Certified {
         policy: Policy {
             number: 1,
             machines: None,
+            hosts: Vec::new(),
             image_producers: Vec::new(),
             version: 1,
             builder_ids: vec![BUILDER_FIRMWARE.into()],

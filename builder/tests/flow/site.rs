@@ -89,6 +89,7 @@ pub(crate) fn trust() -> TrustBundle {
             profiles,
             image_producers: vec![PublicKey(key(PRODUCER).verifying_key())],
             machines: None,
+            hosts: Vec::new(),
         },
     }
 }
@@ -127,7 +128,7 @@ pub(crate) fn certificates_of(
     answer: &Attestation,
 ) -> Certificates {
     let (binding, quote, policy_sha256) = (&answer.binding, &answer.quote.0, trust().policy.sha256().unwrap());
-    let said = Dispatched { binding, quote, builder_id: BUILDER_FIRMWARE, policy_sha256 };
+    let said = Dispatched { binding, quote, builder_id: BUILDER_FIRMWARE, policy_sha256, hosted: None };
     let sign = |statement: Vec<u8>| {
         let signature = key(dispatch).sign(&pae(PAYLOAD_STATEMENT, &statement)).to_bytes();
         Blob(Envelope::new(PAYLOAD_STATEMENT, &statement, &signature).to_vec().unwrap())
@@ -151,6 +152,7 @@ pub(crate) fn certificates_of(
         attestation: issue(&Draft::leaf("attestation", EKU_ATTESTATION, attestation)),
         issuer: issuer(answer),
         dispatch,
+        host: None,
     }
 }
 

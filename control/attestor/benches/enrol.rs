@@ -124,6 +124,7 @@ async fn serve(world: &World, links: &UnboundedSender<DuplexStream>) {
         bundle: world.site.directory(),
         first_request: BOOT,
         notices: None,
+        host: None,
         surroundings: Surroundings { now: clock, random: getrandom::fill, reference_time: None },
     };
     let mut listener = |_: Report<'_>| {};

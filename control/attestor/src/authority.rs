@@ -13,6 +13,7 @@
 
 mod checks;
 mod fault;
+mod host;
 mod owed;
 mod report;
 mod request;
@@ -45,6 +46,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
 pub use fault::Fault;
+pub use host::{HostAnswer, QuotingHost};
 pub use report::{Listener, Report, Signed};
 
 use crate::credential::{self, CredentialError};
@@ -99,6 +101,8 @@ pub struct Authority<'a> {
     pub first_request: Duration,
     /// Where what happens is told, beside the listener.
     pub notices: Option<&'a Notices>,
+    /// The TPM of the host that the machine stands on, where it is asked.
+    pub host: Option<&'a dyn QuotingHost>,
     /// Clock and randomness.
     pub surroundings: Surroundings,
 }
@@ -252,12 +256,16 @@ impl Authority<'_> {
             Ok(attested) => attested,
             Err(findings) => return self.refuse(exchange, Some(build_id), findings).await,
         };
+        let hosting = match self.hosting(&attestation.binding, &list).await? {
+            Ok(hosting) => hosting,
+            Err(findings) => return self.refuse(exchange, Some(build_id), findings).await,
+        };
         let Some(claim) = Claim::take(self.taken) else {
             self.record(Act::refused(Some(build_id.clone()), Refusal::JobTaken.code(), "job")).await?;
             return refuse(exchange, checks::refusal(Refusal::JobTaken));
         };
         let (certificates, issuer, certified): (Certificates, _, _) =
-            checks::certify(self, &attested, &attestation, &provenance)?;
+            checks::certify(self, &attested, &attestation, &provenance, hosting)?;
         match self.record(certified).await {
             Ok(()) => claim.keep(),
             Err(Fault::Forbidden { refusal }) => return refuse(exchange, checks::refusal(refusal)),

@@ -26,7 +26,7 @@ pub mod site;
 pub mod state;
 pub mod teardown;
 
-pub use authority::{Authority, BOOT, Fault, Listener, Outcome, Report, Signed, Surroundings};
+pub use authority::{Authority, BOOT, Fault, HostAnswer, Listener, Outcome, QuotingHost, Report, Signed, Surroundings};
 pub use certify::CertifyError;
 pub use credential::CredentialError;
 pub use intake::IntakeError;

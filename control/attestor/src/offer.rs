@@ -185,6 +185,7 @@ fn alleged_job(document: &[u8]) -> Option<CheckedJob> {
 /// The files of every bundle.
 fn fixed_evidence() -> BTreeMap<String, u64> {
     let documents = [
+        path::HOST_QUOTE,
         path::MANIFEST,
         path::CLOSING,
         path::CONFIGURATION,

@@ -281,6 +281,7 @@ async fn machine(
         bundle: &job.bundle,
         first_request: FIRST_REQUEST,
         notices: notices.as_ref(),
+        host: None,
         surroundings: *surroundings,
     };
     let (begin, metrics) = (Instant::now(), &shared.metrics);

@@ -43,7 +43,7 @@ use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dsse::Envelope;
 use kiln_formats::event::Event;
 use kiln_formats::job::CheckedJob;
-use kiln_formats::names::{BUILDER_DIRECT, BUILDER_METAL, BUILDER_SECURE_BOOT, Name, PAYLOAD_JOB};
+use kiln_formats::names::{BUILDER_DIRECT, BUILDER_HOSTED, BUILDER_METAL, BUILDER_SECURE_BOOT, Name, PAYLOAD_JOB};
 use kiln_formats::pcr::PcrIndex;
 use kiln_formats::reference::{self, EventReference, MachineReference, PcrReference, REFERENCE_BYTES_MAX, Reference};
 use kiln_formats::timestamp::Timestamp;
@@ -305,7 +305,7 @@ impl Site {
     ) -> Result<Reference, SiteError> {
         let mut machines = Vec::new();
         // What firmware measures with Secure Boot on depends on the signature and the variables as well.
-        let predicted_apart = [BUILDER_SECURE_BOOT, BUILDER_METAL];
+        let predicted_apart = [BUILDER_SECURE_BOOT, BUILDER_HOSTED, BUILDER_METAL];
         let builder_ids = self.trust.policy.builder_ids.iter();
         for builder_id in builder_ids.filter(|builder_id| !predicted_apart.contains(&builder_id.as_str())) {
             let configuration = canonical::to_vec(&self.configuration(builder_id))

@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod demo;
 mod doctor;
+mod host;
 mod keygen;
 mod lint;
 mod logs;
@@ -65,6 +66,7 @@ enum Command {
     Trust(trust::TrustCommand),
     SecureBoot(secure_boot::SecureBootCommand),
     Metal(metal::Metal),
+    Host(host::HostCommand),
     Doctor(doctor::Doctor),
     Demo(demo::Demo),
     Test(test::Test),
@@ -94,6 +96,7 @@ impl Kiln {
             Command::Trust(trust) => trust.run(),
             Command::SecureBoot(command) => command.run(screen),
             Command::Metal(metal) => metal.run(screen),
+            Command::Host(host) => host.run(),
             Command::Doctor(doctor) => doctor.run(screen),
             Command::Demo(demo) => demo.run(screen),
             Command::Test(test) => test.run(screen),

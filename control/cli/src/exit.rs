@@ -76,6 +76,14 @@ pub(crate) enum Problem {
     /// A file whose name is not text.
     #[error("{} has a name that is not text: it is kept under that name", path.display())]
     NoName { path: std::path::PathBuf },
+    /// A host that the site's policy does not name.
+    #[error(
+        "the site's policy names no host with the key that this TPM quotes with: see `kiln host enrol` and `kiln trust policy`"
+    )]
+    HostUnknown,
+    /// A TPM that opened something else.
+    #[error("the TPM did not open the credential: its attestation key is not where its endorsement key is")]
+    HostUnproven,
     /// A draft with mistakes, which were printed.
     #[error("{} has {count} mistake(s)", path.display())]
     Draft { path: std::path::PathBuf, count: usize },

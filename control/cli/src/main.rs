@@ -22,6 +22,7 @@ mod output;
 mod published;
 mod screen;
 mod signed;
+mod site_host;
 mod timings;
 mod verdict;
 mod zlib;

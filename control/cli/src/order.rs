@@ -35,6 +35,7 @@ use crate::launch::LaunchableImage;
 use crate::output::Output;
 use crate::screen::Screen;
 use crate::signed::Signed;
+use crate::site_host::SiteHost;
 use crate::timings::Timings;
 use crate::{document, evidence, host, verdict};
 
@@ -67,6 +68,8 @@ pub(crate) struct Order<'a> {
     pub(crate) deadline: Duration,
     /// Where what happens is told to others.
     pub(crate) notices: Option<&'a Notices>,
+    /// The TPM of this host, if it is asked what the host booted.
+    pub(crate) host: Option<&'a SiteHost>,
 }
 
 /// What came of it.
@@ -215,6 +218,7 @@ impl Order<'_> {
             bundle,
             first_request: BOOT,
             notices: self.notices,
+            host: self.host.map(|host| host as &dyn kiln_attestor::QuotingHost),
             surroundings: host::surroundings(),
         };
         let mut listener = |report: kiln_attestor::Report<'_>| {

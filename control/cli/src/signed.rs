@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use kiln_attestor::site::path::SECURE_BOOT;
 use kiln_attestor::site::{Site, boot_reference};
 use kiln_formats::digest::Sha256Digest;
-use kiln_formats::names::BUILDER_SECURE_BOOT;
 use kiln_formats::pcr::{Bank, PcrIndex};
 use kiln_formats::prediction::{MachineDescription, SecureBoot};
 use kiln_formats::reference::{MachineReference, Reference};
@@ -73,8 +72,8 @@ impl Signed {
     }
 
     /// Adds to the site's reference values of an image what this signed form of it must yield.
-    pub(crate) fn reference(&self, site: &Site, mut reference: Reference) -> Result<Reference> {
-        let machine = self.machine(site, BUILDER_SECURE_BOOT, reference.init_sha256, None)?;
+    pub(crate) fn reference(&self, site: &Site, builder_id: &str, mut reference: Reference) -> Result<Reference> {
+        let machine = self.machine(site, builder_id, reference.init_sha256, None)?;
         if !reference.machines.contains(&machine) {
             reference.machines.retain(|known| known.builder_id != machine.builder_id);
             reference.machines.push(machine);

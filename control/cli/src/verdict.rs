@@ -68,6 +68,9 @@ pub(crate) fn text(verdict: &Verdict) -> String {
     if let Some(refusal) = &verdict.refusal {
         let _ = writeln!(text, "refused: {refusal}");
     }
+    if let Some(host) = &verdict.host {
+        let _ = writeln!(text, "host: {host} quoted what it booted");
+    }
     let _ = match verdict.trust_list {
         Some(number) => writeln!(text, "revocations: those of trust list {number}"),
         None => writeln!(text, "revocations: not checked, no trust list was given"),

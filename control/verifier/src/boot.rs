@@ -16,6 +16,7 @@ use kiln_formats::canonical;
 use kiln_formats::certificate::SpiffeId;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::endorsement::TpmClass;
+use kiln_formats::host::Hosted;
 use kiln_formats::manifest::path;
 use kiln_formats::quote::Quote;
 use kiln_formats::trust::{self, Configuration, TrustBundle};
@@ -23,6 +24,7 @@ use kiln_formats::trust::{self, Configuration, TrustBundle};
 use crate::Anchors;
 use crate::evidence::{bytes, certificate};
 use crate::finding::{Finding, Findings, Gate};
+use crate::host;
 use crate::quote::QuotedEvidence;
 use crate::standing;
 use events::BootEvents;
@@ -38,6 +40,8 @@ pub(crate) struct BootedEvidence<'a> {
     pub(crate) configuration: Configuration,
     /// As what the site enrols its TPM; the class that the builder id stands for.
     pub(crate) machine_class: TpmClass,
+    /// What its host quoted for this build, if the builder id knows of one.
+    pub(crate) hosted: Option<Hosted>,
     pub(crate) trust_sha256: Sha256Digest,
     pub(crate) events: JobEvents,
     /// The keys of all roles, as SubjectPublicKeyInfo: none has two.
@@ -80,10 +84,11 @@ pub(crate) fn check<'a>(quoted: QuotedEvidence<'a>, anchors: &Anchors) -> Result
         return Err(Finding::new(GATE, "manifest_event", path::RUNTIME_LOG, reason).into());
     }
     check_names(&quoted, &started.configuration)?;
-    let machine_class = dispatch::check(&quoted, &started.configuration, &anchors.policy)?;
-    let keys = check_roles(&quoted, anchors)?;
+    let hosted = check_host(&quoted, &started.configuration, anchors)?;
+    let machine_class = dispatch::check(&quoted, &started.configuration, &anchors.policy, hosted)?;
+    let keys = check_roles(&quoted, anchors, hosted)?;
     let Started { configuration, trust_sha256 } = started;
-    Ok(BootedEvidence { quoted, configuration, machine_class, trust_sha256, events, keys })
+    Ok(BootedEvidence { quoted, configuration, machine_class, hosted, trust_sha256, events, keys })
 }
 
 /// Checks a machine that has only just started: its runtime log ends with the boot part.
@@ -179,10 +184,31 @@ fn check_names(quoted: &QuotedEvidence<'_>, configuration: &Configuration) -> Re
     Ok(())
 }
 
+/// The machine's host quoted for this build, if the machine was told that it stands on one that does.
+fn check_host(
+    quoted: &QuotedEvidence<'_>,
+    configuration: &Configuration,
+    anchors: &Anchors,
+) -> Result<Option<Hosted>, Finding> {
+    let (bundle, list) = (quoted.whole.bundle, anchors.standing.as_ref().map(|standing| &standing.list));
+    let file = bundle.get(path::HOST_QUOTE).map(|_| bytes(bundle, GATE, path::HOST_QUOTE)).transpose()?;
+    host::check(&configuration.builder_id, &anchors.policy, list, file, &quoted.whole.binding)
+}
+
 /// No key has two roles.
-fn check_roles(quoted: &QuotedEvidence<'_>, anchors: &Anchors) -> Result<BTreeSet<Vec<u8>>, Finding> {
+fn check_roles(
+    quoted: &QuotedEvidence<'_>,
+    anchors: &Anchors,
+    hosted: Option<Hosted>,
+) -> Result<BTreeSet<Vec<u8>>, Finding> {
     let wrong = |file: &str, e: &dyn std::fmt::Display| Finding::new(GATE, "certificate", file, e.to_string());
     let mut keys = BTreeSet::from([anchors.root.spki().map_err(|e| wrong("root", &e))?]);
+    let host = hosted.map(|hosted| hosted.endorsement_key_sha256);
+    for host in anchors.policy.hosts.iter().filter(|known| Some(known.endorsement_key_sha256) == host) {
+        keys.insert(
+            host.spki().map_err(|fault| Finding::new(GATE, fault.code(), path::HOST_QUOTE, fault.to_string()))?,
+        );
+    }
     for file in [path::AUTHORITY, path::STATEMENT_KEY, path::ATTESTATION_KEY, path::ISSUER, path::DISPATCH_KEY] {
         let key = certificate(quoted.whole.bundle, GATE, file)?.spki().map_err(|e| wrong(file, &e))?;
         if !keys.insert(key) {

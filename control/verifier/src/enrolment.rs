@@ -46,6 +46,33 @@ pub fn check(
     builder_id: &str,
     at: Timestamp,
 ) -> Result<EnrolledMachine, Findings> {
+    let machine = vouched(enrolment, roots, at)?;
+    machine.class.check(builder_id).map_err(|other| wrong(MACHINE_CLASS, &machine.object(), &other))?;
+    Ok(machine)
+}
+
+/// Judges what a host says of its TPM, which is to quote for the machines that stand on it: a device, whatever they have.
+///
+/// # Errors
+/// [`Findings`] of gate quote; never empty.
+pub fn check_host(enrolment: &Enrolment, roots: &Roots, at: Timestamp) -> Result<EnrolledMachine, Findings> {
+    let host = vouched(enrolment, roots, at)?;
+    match host.class {
+        TpmClass::Hardware => Ok(host),
+        TpmClass::Virtual => {
+            Err(wrong(MACHINE_CLASS, &host.object(), &"the site does not enrol it as hardware").into())
+        }
+    }
+}
+
+impl EnrolledMachine {
+    fn object(&self) -> String {
+        format!("endorsement key {}", self.endorsement_key.sha256())
+    }
+}
+
+/// Somebody whom the site believes vouches for the endorsement key.
+fn vouched(enrolment: &Enrolment, roots: &Roots, at: Timestamp) -> Result<EnrolledMachine, Findings> {
     if !enrolment.is_bounded() {
         return Err(unreadable(&"it has more certificates than a TPM keeps"));
     }
@@ -57,8 +84,6 @@ pub fn check(
         Some(class) => *class,
         None => check_certificates(enrolment, &endorsement_key, roots, at)?,
     };
-    let object = format!("endorsement key {}", endorsement_key.sha256());
-    class.check(builder_id).map_err(|other| wrong(MACHINE_CLASS, &object, &other))?;
     Ok(EnrolledMachine { endorsement_key, class, attestation_key })
 }
 

@@ -16,6 +16,7 @@ mod bundle;
 pub mod enrolment;
 mod evidence;
 mod finding;
+pub mod host;
 mod job;
 mod quote;
 pub mod standing;
@@ -77,6 +78,7 @@ fn judge(bundle: &Bundle, anchors: &Anchors, verdict: &mut Verdict) -> Result<()
     let booted = boot::check(quoted, anchors)?;
     verdict.pass(Gate::Boot);
     verdict.machine_class = Some(booted.machine_class);
+    verdict.host = booted.hosted.map(|hosted| hosted.endorsement_key_sha256);
     verdict.builder_id = Some(booted.configuration.builder_id.clone());
     verdict.image_sha256 = Some(booted.quoted.whole.binding.challenge.image_sha256);
     let outcome = booted.quoted.whole.manifest.outcome;

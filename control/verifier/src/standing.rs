@@ -63,6 +63,15 @@ pub fn machine(list: &TrustList, endorsement_key_sha256: &Sha256Digest) -> Resul
     list.allows_key("machine", endorsement_key_sha256).map_err(unfit(Gate::Quote, object))
 }
 
+/// Does the host with this endorsement key count?
+///
+/// # Errors
+/// A [`Finding`] of gate boot.
+pub fn host(list: &TrustList, endorsement_key_sha256: &Sha256Digest) -> Result<(), Finding> {
+    let object = format!("host {endorsement_key_sha256}");
+    list.allows_key("host", endorsement_key_sha256).map_err(unfit(Gate::Boot, object))
+}
+
 /// Do image and policy count?
 ///
 /// # Errors

@@ -73,6 +73,9 @@ fn check_file_set(recorded: &RecordedSteps<'_>, findings: &mut Vec<Finding>) {
     ]
     .map(str::to_owned)
     .into();
+    if recorded.allowed.booted.hosted.is_some() {
+        expected.insert(path::HOST_QUOTE.to_owned());
+    }
     for (sequence, step) in (0u32..).zip(&recorded.allowed.booted.events.steps) {
         expected.insert(path::identity(sequence, &step.name));
         expected.insert(path::record(sequence, &step.name));

@@ -70,6 +70,8 @@ pub struct Verdict {
     pub machine: Option<Sha256Digest>,
     /// As what the site enrols the machine's TPM, on the authority's word (gate boot).
     pub machine_class: Option<TpmClass>,
+    /// The host that the machine stands on, if its TPM quoted for this build: the digest of its endorsement key (gate boot).
+    pub host: Option<Sha256Digest>,
     /// The kind of machine (gate boot).
     pub builder_id: Option<String>,
     /// The image that ran (gate boot).
@@ -111,6 +113,7 @@ impl Verdict {
             build_id: None,
             machine: None,
             machine_class: None,
+            host: None,
             builder_id: None,
             image_sha256: None,
             job_sha256: None,

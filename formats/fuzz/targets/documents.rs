@@ -6,9 +6,11 @@ use kiln_formats::challenge::{Binding, Challenge, Closing};
 use kiln_formats::decision::Decision;
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::dispatch::AttributeReport;
+use kiln_formats::host::{self, Host, HostQuote};
 use kiln_formats::image_provenance::{ImageProvenance, VerifiedProvenance};
 use kiln_formats::link::{Attestation, Done};
 use kiln_formats::manifest::Manifest;
+use kiln_formats::names::BUILDER_HOSTED;
 use kiln_formats::prediction::Predictions;
 use kiln_formats::provenance::Provenance;
 use kiln_formats::record::StepRecord;
@@ -53,7 +55,19 @@ fuzz_target!(|bytes: &[u8]| {
     read::<Challenge>(bytes);
     read::<Binding>(bytes);
     read::<Closing>(bytes);
-    read::<Policy>(bytes);
+    if let Some(policy) = read::<Policy>(bytes) {
+        let found = host::check(BUILDER_HOSTED, &policy.hosts, Some(bytes), &image, &image);
+        assert!(found.is_err(), "a policy is no host's quote");
+        for host in &policy.hosts {
+            let _ = (host.registers(), host.spki());
+        }
+    }
+    if let Some(said) = read::<HostQuote>(bytes) {
+        let pcrs = [("0".to_owned(), image)].into();
+        let known = Host { endorsement_key_sha256: said.endorsement_key_sha256, attestation_key: said.quote, pcrs };
+        let found = host::check(BUILDER_HOSTED, &[known], Some(bytes), &image, &image);
+        assert!(found.is_err(), "a quote is no key");
+    }
     read::<TrustBundle>(bytes);
     read::<Configuration>(bytes);
     read::<Attestation>(bytes);

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_METAL, BUILDER_SECURE_BOOT};
+use crate::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_HOSTED, BUILDER_METAL, BUILDER_SECURE_BOOT};
 
 /// A class of TPMs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ impl TpmClass {
     pub fn of_builder(builder_id: &str) -> Option<Self> {
         match builder_id {
             BUILDER_METAL => Some(Self::Hardware),
-            BUILDER_FIRMWARE | BUILDER_SECURE_BOOT | BUILDER_DIRECT => Some(Self::Virtual),
+            BUILDER_FIRMWARE | BUILDER_SECURE_BOOT | BUILDER_HOSTED | BUILDER_DIRECT => Some(Self::Virtual),
             _ => None,
         }
     }

@@ -197,6 +197,7 @@ fn a_list_says_what_counts() {
         profiles: Vec::new(),
         image_producers: Vec::new(),
         machines: None,
+        hosts: Vec::new(),
     };
     assert_eq!(list.allows_policy(&policy(1)), Err(Unfit::PolicyRolledBack { number: 1, minimum: 2 }));
     assert_eq!(list.allows_policy(&policy(2)), Ok(()));

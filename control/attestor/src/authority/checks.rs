@@ -26,6 +26,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use super::host::Hosting;
 use super::{Authority, Fault, Outcome, Signed};
 use crate::certify::{CertifyError, LEAF_SECONDS, Purpose, Request};
 use crate::ledger::{Act, Issued};
@@ -140,6 +141,7 @@ pub(super) fn certify(
     attested: &AttestedMachine,
     answer: &Attestation,
     provenance: &VerifiedProvenance,
+    hosting: Option<Hosting>,
 ) -> Result<(Certificates, IssuerCertificate, Act), Fault> {
     let challenge = &answer.binding.challenge;
     let (site, build_id, machine) = (authority.site, &challenge.build_id, &attested.endorsement_key_sha256);
@@ -170,6 +172,7 @@ pub(super) fn certify(
         quote: &answer.quote.0,
         builder_id: signer.builder_id(),
         policy_sha256: site.trust().policy.sha256().map_err(encode)?,
+        hosted: hosting.as_ref().map(|(_, hosted)| *hosted),
     };
     let used = Used {
         reference_sha256: Sha256Digest::of(&canonical::to_vec(authority.reference).map_err(encode)?),
@@ -183,6 +186,7 @@ pub(super) fn certify(
         attestation: attestation.0,
         issuer: step_issuer.to_pem().map_err(CertifyError::from)?,
         dispatch: dispatch.0,
+        host: hosting.map(|(quote, _)| quote),
     };
     let act = Act::Certified {
         build_id: build_id.clone(),

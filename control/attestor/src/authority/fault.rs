@@ -31,6 +31,12 @@ pub enum Fault {
         /// The bound.
         deadline: Duration,
     },
+    /// The TPM of the machine's host did not quote.
+    #[error("the TPM of this host did not quote")]
+    Host {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A request that has no place here.
     #[error("the machine asked for {asked:?} where the protocol has {expected}")]
     OutOfOrder {
@@ -215,6 +221,7 @@ impl Fault {
             Self::Link(LinkError::TooLarge { .. }) => "too_large",
             Self::Intake(_) => "file",
             Self::Deadline { .. } => "deadline",
+            Self::Host { .. } => "host_tpm",
             Self::OutOfOrder { .. } => "out_of_order",
             Self::TooMany { .. } => "too_many",
             Self::Malformed { .. } => "malformed",

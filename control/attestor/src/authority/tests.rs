@@ -2,6 +2,7 @@
 
 pub(crate) mod endorsement;
 mod enrolment;
+mod host;
 mod images;
 pub(crate) mod machine;
 mod memory;
@@ -70,6 +71,7 @@ struct Rig {
     bundle: PathBuf,
     said: Vec<String>,
     clock: fn() -> Option<Timestamp>,
+    host: Option<Box<dyn QuotingHost>>,
 }
 
 impl Rig {
@@ -99,6 +101,7 @@ impl Rig {
             bundle,
             said: Vec::new(),
             clock: || Some(now()),
+            host: None,
         }
     }
 
@@ -125,6 +128,7 @@ impl Rig {
             bundle: &self.bundle,
             first_request: BOOT,
             notices: None,
+            host: self.host.as_deref(),
             surroundings: Surroundings { now: self.clock, random: getrandom::fill, reference_time: None },
         }
     }
@@ -192,7 +196,7 @@ async fn an_honest_machine_gets_its_job_and_its_certificates_hold() {
         let dispatch = authority.dispatch(&read(&certificates.dispatch.certificate)).unwrap();
         assert_eq!(dispatch.id.as_str(), format!("{name}dispatch"));
         let (binding, quote) = (&answer.binding, &answer.quote.0);
-        let said = Dispatched { binding, quote, builder_id: BUILDER_DIRECT, policy_sha256 };
+        let said = Dispatched { binding, quote, builder_id: BUILDER_DIRECT, policy_sha256, hosted: None };
         let Dispatch { attestation, summary, image, .. } = &certificates.dispatch;
         let found = Envelopes { attestation: &attestation.0, summary: &summary.0, image: &image.0 };
         assert_eq!(said.check(found, &dispatch.key).unwrap(), used);

@@ -119,6 +119,7 @@ fn write(
         profiles: profiles.to_vec(),
         image_producers: vec![PublicKey(image_key.verifying_key())],
         machines: None,
+        hosts: Vec::new(),
     };
     let first = TrustList {
         version: trust_list::VERSION,

@@ -151,6 +151,7 @@ impl BootBench {
             memory_mib: MEMORY_MIB,
             deadline: DEADLINE,
             notices: None,
+            host: None,
         };
         let initrd = directory.path().join("bare.cpio");
         std::fs::write(&initrd, bare::initrd()).or_exit(Exit::Infrastructure)?;

@@ -80,7 +80,7 @@ impl Demo {
         let brought = [(toolchain.root_hash, toolchain.path.clone())];
         let signed = self.machine.signed(&site, &materials.image, screen)?;
         let reference = match &signed {
-            Some((signed, _)) => signed.reference(&site, reference)?,
+            Some((signed, _)) => signed.reference(&site, signer.builder_id(), reference)?,
             None => reference,
         };
         let order = Order {
@@ -96,6 +96,7 @@ impl Demo {
             memory_mib: self.machine.memory,
             deadline: Duration::from_secs(self.machine.deadline.into()),
             notices: None,
+            host: None,
         };
         let finished = order.execute(&out, screen)?;
         if finished.exit() != Exit::Done {

@@ -10,7 +10,7 @@ use kiln_attestor::Offer;
 use kiln_attestor::site::{Signer, Site};
 use kiln_formats::digest::Sha256Digest;
 use kiln_formats::link::JOB_BYTES_MAX;
-use kiln_formats::names::Name;
+use kiln_formats::names::{BUILDER_HOSTED, Name};
 use kiln_formats::reference::REFERENCE_BYTES_MAX;
 use kiln_image::disk::Contents;
 use kiln_image::toolchain;
@@ -24,6 +24,7 @@ use crate::order::{Acceleration, BootMode, Finished, Order};
 use crate::output::Output;
 use crate::screen::Screen;
 use crate::signed::Signed;
+use crate::site_host::SiteHost;
 use crate::{document, host, launch, notices};
 
 /// Memory of a machine in MiB: it is also all the storage that a build has.
@@ -44,6 +45,7 @@ Examples:
   kiln run job.toml --site site --out out --input zlib.tar.gz=downloads/zlib-1.3.1.tar.gz
   kiln run job.json --site site --out out --boot direct --json
   kiln run job.toml --site site --out out --secure-boot
+  kiln run job.toml --site site --out out --secure-boot --host-tpm device:/dev/tpmrm0
   kiln run job.toml --site site --out out --notices /var/log/kiln.jsonl
   kiln run job.toml --site site --out out --image-disk 3f…e1=toolchain.img --deadline 600")]
 pub(crate) struct Run {
@@ -70,6 +72,9 @@ pub(crate) struct Run {
     reference: Option<PathBuf>,
     #[command(flatten)]
     machine: MachineArguments,
+    /// Have the TPM of this host quote what the host booted, for this build: its TCTI (`device:/dev/tpmrm0`), after `kiln host enrol`
+    #[arg(long, value_name = "TCTI", requires = "secure_boot")]
+    host_tpm: Option<String>,
     /// Append a line of JSON for each thing that happens, as it happens (docs/notices.md)
     #[arg(long, value_name = "FILE")]
     notices: Option<PathBuf>,
@@ -127,7 +132,11 @@ impl Run {
         Output::check(&self.out)?;
         host::go_by(self.machine.reference_time.as_deref(), &self.site)?;
         let site = Site::open(&self.site, host::now()?).or_exit(Exit::Usage)?;
-        let signer = self.machine.signer(&site)?;
+        let host = self.host_tpm.as_deref().map(|tcti| SiteHost::find(tcti, &site)).transpose()?;
+        let signer = match host {
+            Some(_) => site.signer(BUILDER_HOSTED, host::now()?).or_exit(Exit::Usage)?,
+            None => self.machine.signer(&site)?,
+        };
         let offer = self.offer(&site)?;
         let image = Image::get(self.image.as_deref(), screen)?;
         let launchable = match launch::admit(&site, &signer, &image, &self.out, screen)? {
@@ -142,7 +151,7 @@ impl Run {
         let signed = self.machine.signed(&site, &image, screen)?;
         let notices = self.notices.as_deref().map(notices::open).transpose()?;
         let reference = match &signed {
-            Some((signed, _)) if self.reference.is_none() => signed.reference(&site, reference)?,
+            Some((signed, _)) if self.reference.is_none() => signed.reference(&site, signer.builder_id(), reference)?,
             _ => reference,
         };
         let order = Order {
@@ -158,6 +167,7 @@ impl Run {
             memory_mib: self.machine.memory,
             deadline: Duration::from_secs(self.machine.deadline.into()),
             notices: notices.as_ref(),
+            host: host.as_ref(),
         };
         let finished = order.execute(&self.out, screen)?;
         tell(&finished, self.json)?;

@@ -7,6 +7,7 @@
 use kiln_formats::certificate::SpiffeId;
 use kiln_formats::dispatch::{DispatchError, Dispatched, Envelopes};
 use kiln_formats::endorsement::TpmClass;
+use kiln_formats::host::Hosted;
 use kiln_formats::manifest::path;
 use kiln_formats::trust::{Configuration, Policy};
 
@@ -21,6 +22,7 @@ pub(super) fn check(
     quoted: &QuotedEvidence<'_>,
     configuration: &Configuration,
     policy: &Policy,
+    hosted: Option<Hosted>,
 ) -> Result<TpmClass, Finding> {
     let whole = &quoted.whole;
     let leaf = certificate(whole.bundle, GATE, path::DISPATCH_KEY)?;
@@ -37,6 +39,7 @@ pub(super) fn check(
         quote: bytes(whole.bundle, GATE, path::FIRST_QUOTE)?,
         builder_id: &configuration.builder_id,
         policy_sha256: policy.sha256().map_err(|e| named("dispatch", e.to_string()))?,
+        hosted,
     };
     let found = Envelopes {
         attestation: bytes(whole.bundle, GATE, path::DISPATCH)?,

@@ -5,6 +5,7 @@
 mod attestation;
 mod build;
 mod dispatch;
+mod host;
 mod identity;
 mod mode;
 mod standing;

@@ -2,14 +2,16 @@
 
 use kiln_formats::endorsement::TpmClass;
 use kiln_formats::manifest::path;
-use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_METAL, BUILDER_SECURE_BOOT, MACHINE_BUILDERS};
+use kiln_formats::names::{
+    BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_HOSTED, BUILDER_METAL, BUILDER_SECURE_BOOT, MACHINE_BUILDERS,
+};
 use kiln_formats::reference::MachineReference;
 use kiln_formats::trust::Policy;
 use kiln_verifier::{Anchors, Bundle, Finding, Gate, verify};
 
 use crate::findings;
 use crate::world::{
-    Issuer, Leaf, Plan, anchors, attestation_leaf, authority_of, dispatch_leaf, issuer, policy, reference,
+    Issuer, Leaf, Plan, anchors, attestation_leaf, authority_of, dispatch_leaf, host, issuer, policy, reference,
     statement_leaf,
 };
 
@@ -18,7 +20,7 @@ const OTHER_KEY: u8 = 77;
 
 /// A machine that says that it is one of `claimed`: it measured that, and the authority with this key, which the root certified for
 /// machines of `certified`, signed whatever an authority signs.
-fn machine(claimed: &'static str, certified: &str) -> Plan {
+pub(crate) fn machine(claimed: &'static str, certified: &str) -> Plan {
     let by = |leaf: Leaf| Leaf { issuer_key: OTHER_KEY, ..leaf };
     Plan {
         authority: authority_of(certified, OTHER_KEY),
@@ -30,20 +32,21 @@ fn machine(claimed: &'static str, certified: &str) -> Plan {
         class: TpmClass::of_builder(claimed).unwrap(),
         trace: Box::new(|_, it| it.predicate.monitored_process.host_id = claimed.into()),
         provenance: Box::new(|it| it.predicate.run_details.builder.id = claimed.into()),
-        policy: Policy { builder_ids: vec![claimed.into()], ..policy() },
+        policy: Policy { builder_ids: vec![claimed.into()], hosts: vec![host()], ..policy() },
+        host: (claimed == BUILDER_HOSTED).then(|| Box::new(|_: &mut _| {}) as _),
         ..Plan::default()
     }
 }
 
 /// What a person holds who takes machines of these modes; the reference values say whatever this machine measured.
-fn taking(plan: &Plan, builder_ids: &[&str]) -> Anchors {
+pub(crate) fn taking(plan: &Plan, builder_ids: &[&str]) -> Anchors {
     let mut reference = reference(plan);
     let through_firmware = reference.machines.pop().unwrap();
     reference.machines = MACHINE_BUILDERS
         .map(|builder_id| MachineReference { builder_id: builder_id.into(), ..through_firmware.clone() })
         .into();
     let builder_ids = builder_ids.iter().map(|&it| it.into()).collect();
-    Anchors { reference, policy: Policy { builder_ids, ..policy() }, ..anchors() }
+    Anchors { reference, policy: Policy { builder_ids, hosts: vec![host()], ..policy() }, ..anchors() }
 }
 
 fn first(plan: &Plan, anchors: &Anchors) -> (Gate, &'static str) {
@@ -79,7 +82,8 @@ fn no_development_evidence_is_taken_under_a_production_policy() {
     // Not even if the machine was given the production policy itself, so that PCR 15 is as predicted.
     for given in [&[BUILDER_DIRECT][..], &production] {
         let found = |claimed, certified| {
-            let policy = Policy { builder_ids: given.iter().map(|&it| it.into()).collect(), ..policy() };
+            let policy =
+                Policy { builder_ids: given.iter().map(|&it| it.into()).collect(), hosts: vec![host()], ..policy() };
             let plan = Plan { policy, ..machine(claimed, certified) };
             first(&plan, &taking(&plan, &production))
         };

@@ -65,7 +65,7 @@ const CASES: [(&str, &str); 40] = [
 
 impl Rig {
     /// The newest trust list, changed and signed by the site's root as the next one.
-    fn issue(&self, change: impl FnOnce(&mut TrustList)) {
+    pub(super) fn issue(&self, change: impl FnOnce(&mut TrustList)) {
         let directory = self.site.directory();
         let mut list = trust_lists::read(directory, self.site.root()).unwrap().list;
         list.number += 1;

@@ -33,7 +33,7 @@ fn each_mode_has_a_key_and_a_certificate_of_its_own() {
             assert_eq!(counts, asked == own, "{own} for {asked}");
         }
     }
-    assert_eq!(keys.len(), 7);
+    assert_eq!(keys.len(), 3 + MACHINE_BUILDERS.len());
     let unknown = site.signer("https://kiln.example/builders/metal/v2", now());
     assert!(matches!(unknown, Err(SiteError::UnknownBuilder { .. })), "{unknown:?}");
 }

@@ -5,6 +5,7 @@
 
 mod certificates;
 mod firmware;
+mod host;
 mod job;
 mod sandbox;
 mod statements;
@@ -23,6 +24,7 @@ use kiln_formats::dispatch::{Dispatched, Used};
 use kiln_formats::dsse::{Envelope, pae};
 use kiln_formats::endorsement::TpmClass;
 use kiln_formats::event::Event;
+use kiln_formats::host::Hosted;
 use kiln_formats::job::{Access, CheckedJob, Job, Profile, Step, WorkspaceUse};
 use kiln_formats::manifest::{File, Manifest, Outcome, path};
 use kiln_formats::names::{self, Name};
@@ -30,6 +32,7 @@ use kiln_formats::pcr::{Bank, PcrValues};
 use kiln_formats::provenance::{
     BuildDefinition, Builder, ExternalParameters, InternalParameters, Metadata, Provenance, RunDetails,
 };
+use kiln_formats::quote::Clock;
 use kiln_formats::record::{Exit, InputSeen, StepRecord, Usage, WorkspaceSeen};
 use kiln_formats::reference::Reference;
 use kiln_formats::runtime_log::{BootId, RuntimeLog, Writer};
@@ -46,8 +49,9 @@ pub(crate) use certificates::{
     statement_leaf,
 };
 pub(crate) use firmware::FirmwareEvent;
+pub(crate) use host::{HOST_AK, host};
 pub(crate) use job::job;
-pub(crate) use tpm::{QuoteDraft, ak_spki, ek_public, machine};
+pub(crate) use tpm::{AK, QuoteDraft, ak_spki, ek_public, machine, public_area};
 
 /// When the challenge was issued.
 pub(crate) const ISSUED: i64 = 1_790_000_000;
@@ -127,6 +131,8 @@ pub(crate) struct Plan {
     pub(crate) closing: Edit<Closing>,
     pub(crate) first: Edit<QuoteDraft>,
     pub(crate) last: Edit<QuoteDraft>,
+    /// What the host's TPM says, if the machine stands on one that quotes.
+    pub(crate) host: Option<Edit<QuoteDraft>>,
 }
 
 pub(crate) fn policy() -> Policy {
@@ -138,6 +144,7 @@ pub(crate) fn policy() -> Policy {
         profiles: vec![Profile::Strict, Profile::Loopback],
         image_producers: Vec::new(),
         machines: None,
+        hosts: Vec::new(),
     }
 }
 
@@ -196,6 +203,7 @@ impl Default for Plan {
             closing: Box::new(|_| {}),
             first: Box::new(|_| {}),
             last: Box::new(|_| {}),
+            host: None,
         }
     }
 }
@@ -292,7 +300,12 @@ impl Plan {
         let configuration = canonical::from_slice_exact::<Configuration>(&self.configuration_bytes());
         let builder_id = configuration.map_or_else(|_| names::BUILDER_FIRMWARE.into(), |read| read.builder_id);
         let policy_sha256 = self.policy.sha256().unwrap();
-        let said = Dispatched { binding: &binding, quote, builder_id: &builder_id, policy_sha256 };
+        let hosted = self.host_file().map(|file| Hosted {
+            endorsement_key_sha256: host().endorsement_key_sha256,
+            file_sha256: Sha256Digest::of(&file),
+            clock: Clock { clock_ms: 0, reset_count: 0, restart_count: 0, safe: true },
+        });
+        let said = Dispatched { binding: &binding, quote, builder_id: &builder_id, policy_sha256, hosted };
         let sign = |payload: Vec<u8>| sign(self.dispatch_key, names::PAYLOAD_STATEMENT, &payload);
         let (reference_sha256, provenance_sha256) = (digest("reference"), digest("provenance"));
         let used = Used { reference_sha256, provenance_sha256, class: self.class };
@@ -302,6 +315,11 @@ impl Plan {
             (path::DISPATCH_SUMMARY, sign(json(&said.summary(used).unwrap()))),
             (path::DISPATCH_IMAGE, sign(json(&image))),
         ]
+    }
+
+    fn host_file(&self) -> Option<Vec<u8>> {
+        let edit = self.host.as_ref()?;
+        Some(host::file(&Self::edited(host::quote_for(&json(&self.binding())), edit)))
     }
 
     /// Does everything that the appliance does, in its order, and yields what it hands out.
@@ -319,6 +337,9 @@ impl Plan {
         put(path::ATTESTATION_KEY, self.attestation_leaf.issue().to_pem().unwrap().into_bytes());
         put(path::ISSUER, self.issuer.issue().to_pem().unwrap().into_bytes());
         put(path::DISPATCH_KEY, self.dispatch_leaf.issue().to_pem().unwrap().into_bytes());
+        if let Some(file) = self.host_file() {
+            put(path::HOST_QUOTE, file);
+        }
         for (file, bytes) in self.dispatch(&first.attest()) {
             put(file, bytes);
         }

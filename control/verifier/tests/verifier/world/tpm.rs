@@ -8,7 +8,7 @@ use p256::ecdsa::{Signature, SigningKey};
 use p256::pkcs8::EncodePublicKey as _;
 
 /// The seed of the certified attestation key.
-const AK: u8 = 0x42;
+pub(crate) const AK: u8 = 0x42;
 
 /// A quote to be signed; by default what the TPM would say, but for the fields that the caller knows.
 #[derive(Clone)]
@@ -72,6 +72,13 @@ impl QuoteDraft {
 
 fn signing_key(seed: u8) -> SigningKey {
     SigningKey::from_slice(&[seed; 32]).unwrap()
+}
+
+/// The `TPMT_PUBLIC` of a key that signs only what its TPM made.
+pub(crate) fn public_area(seed: u8) -> Vec<u8> {
+    let point = signing_key(seed).verifying_key().to_sec1_point(false);
+    let head = [0, 0x23, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10];
+    [&head[..], &[0, 32], point.x().unwrap(), &[0, 32], point.y().unwrap()].concat()
 }
 
 /// The certified key's SubjectPublicKeyInfo.
