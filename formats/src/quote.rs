@@ -99,6 +99,19 @@ pub enum QuoteError {
     Signature,
 }
 
+impl QuoteError {
+    /// The word for it in findings: an attestation of another kind has one of its own, for it is signed as rightly as a quote.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Type { .. } => "not_a_quote",
+            Self::Malformed | Self::Magic { .. } | Self::Selection | Self::SignatureFormat { .. } | Self::Signature => {
+                "quote"
+            }
+        }
+    }
+}
+
 impl Quote {
     /// Checks the signature, then reads the quote.
     ///

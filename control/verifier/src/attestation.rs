@@ -75,7 +75,7 @@ pub fn check(answer: &Attestation, offer: &Offer<'_>, anchors: &Anchors) -> Resu
         return Err(wrong("proof", "proof", reason.to_owned()).into());
     }
     let first = Quote::verify(&answer.quote.0, &answer.signature.0, attestation_key.key())
-        .map_err(|e| wrong("quote", "quote", e.to_string()))?;
+        .map_err(|e| wrong(e.code(), "quote", e.to_string()))?;
     if first.qualifying != binding_sha256 {
         return Err(wrong("qualifying_data", "quote", "the quote does not answer this challenge".to_owned()).into());
     }

@@ -32,7 +32,7 @@ pub(crate) fn check(whole: WholeEvidence<'_>) -> Result<QuotedEvidence<'_>, Find
         .map_err(|e| Finding::new(GATE, "certificate", path::ATTESTATION_KEY, e.to_string()))?;
     let quote = |attest: &str, signature: &str| {
         Quote::verify(bytes(whole.bundle, GATE, attest)?, bytes(whole.bundle, GATE, signature)?, &attestation.key)
-            .map_err(|e| Finding::new(GATE, "quote", attest, e.to_string()))
+            .map_err(|e| Finding::new(GATE, e.code(), attest, e.to_string()))
     };
     let first = quote(path::FIRST_QUOTE, path::FIRST_SIGNATURE)?;
     let last = quote(path::LAST_QUOTE, path::LAST_SIGNATURE)?;

@@ -12,8 +12,8 @@ use kiln_verifier::enrolment::EnrolledMachine;
 use kiln_verifier::{Findings, Gate};
 
 use crate::world::{
-    ISSUER_KEY, Issuer, Plan, STATEMENT_KEY, ak_spki, anchors, at, digest, ek_public, issuer, key, machine, policy,
-    reference,
+    ISSUER_KEY, Issuer, Plan, QuoteDraft, STATEMENT_KEY, ak_spki, anchors, at, digest, ek_public, issuer, key, machine,
+    policy, reference,
 };
 
 /// fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, restricted, sign.
@@ -113,6 +113,9 @@ fn anything_else_is_not() {
     assert_eq!(rejected(|a| a.binding.endorsement_key_sha256 = digest("x")), (Gate::Quote, "other_machine"));
     assert_eq!(rejected(|a| a.quote.0[40] ^= 1), (Gate::Quote, "quote"));
     assert_eq!(rejected(|a| a.signature.0[40] ^= 1), (Gate::Quote, "quote"));
+    let certification = QuoteDraft { kind: 0x8017, ..Plan::default().first_quote() };
+    let (attest, signature) = (Blob(certification.attest()), Blob(certification.signature()));
+    assert_eq!(rejected(|a| (a.quote, a.signature) = (attest, signature)), (Gate::Quote, "not_a_quote"));
     assert_eq!(rejected(|a| a.binding.challenge.nonce = digest("old")), (Gate::Quote, "other_challenge"));
     assert_eq!(rejected(|a| a.binding.statement_key_sha256 = digest("x")), (Gate::Quote, "proof"));
     let other = Blob(PublicKey(key(9).verifying_key()).spki());

@@ -166,7 +166,7 @@ fn quote() {
             "a time attestation",
             Plan { last: Box::new(|q| q.kind = 0x8019), ..Plan::default() },
             gate,
-            "quote",
+            "not_a_quote",
             "not a quote",
         ),
         (

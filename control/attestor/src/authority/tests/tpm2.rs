@@ -1,11 +1,13 @@
 //! A machine made of tpm2-tools: swtpm and `tpm2_createek`, `tpm2_createak`, `tpm2_activatecredential`, `tpm2_pcrextend` and
 //! `tpm2_quote` enrol against this authority, from the first request to the job. Nothing of ours touches that TPM.
+//!
+//! What the same key rightly signs with `tpm2_certify`, `tpm2_certifycreation` and `tpm2_gettime` gets no job.
 
 use kiln_formats::endorsement::{EkKind, EkPublic};
 use kiln_formats::enrolment::{Enrolment, proof};
 use kiln_formats::event::Event;
 use kiln_formats::link::Blob;
-use kiln_formats::quote::{AkPublic, QuoteSignature};
+use kiln_formats::quote::{AkPublic, Quote, QuoteError, QuoteSignature};
 use kiln_formats::runtime_log::RuntimeLog;
 
 use super::*;
@@ -47,6 +49,47 @@ async fn enrol(machine: &mut Machine, keys: &Enrolment) -> Enrolled {
     let (status, answer) = machine.ask(Method::POST, path::ENROLMENT, message).await.unwrap();
     assert_eq!(status, StatusCode::OK, "{answer:?}");
     canonical::from_slice_exact(&answer).unwrap()
+}
+
+/// The attestations that are no quotes, by their tools. Source: TPM 2.0 Library part 2, section 6.9 (TPM_ST).
+const CERTIFY: u16 = 0x8017;
+const TIME: u16 = 0x8019;
+const CREATION: u16 = 0x801a;
+/// Where the attestation key is kept for commands that are sent as bytes.
+const KEPT_AT: u32 = 0x8101_0002;
+
+/// The start of a `TPMS_ATTEST` that is no quote: its kind, its qualifying data, and of a certification the name of what it
+/// certifies. Source: TPM 2.0 Library part 2, sections 10.12.3 (TPMS_CERTIFY_INFO) and 10.12.12 (TPMS_ATTEST).
+fn attested(attest: &[u8]) -> (u16, Vec<u8>, Vec<u8>) {
+    let number = |at: usize| u16::from_be_bytes([attest[at], attest[at + 1]]);
+    let sized = |at: usize| attest[at + 2..at + 2 + usize::from(number(at))].to_vec();
+    let signer = sized(6);
+    let qualifying = sized(8 + signer.len());
+    // Clock, counters, whether the clock is safe, firmware version.
+    let body = 10 + signer.len() + qualifying.len() + 8 + 4 + 4 + 1 + 8;
+    let name = if number(4) == CERTIFY { sized(body) } else { Vec::new() };
+    (number(4), qualifying, name)
+}
+
+/// `TPM2_Certify` of the attestation key by itself over these bytes, which `tpm2_certify` has no way to take: what is attested, and
+/// the signature. Source: TPM 2.0 Library part 3, section 18.2.
+fn certify_itself(tpm: &Swtpm, qualifying: &Sha256Digest) -> (Vec<u8>, Vec<u8>) {
+    tpm.must(&format!("tpm2_evictcontrol -C o -c ak.ctx {KEPT_AT:#x}"));
+    let handle = KEPT_AT.to_be_bytes();
+    // An empty password, for the object and for the key: TPM_RS_PW, no nonce, continueSession, no secret.
+    let password = [0x40, 0, 0, 9, 0, 0, 1, 0, 0];
+    // The key's own scheme: TPM_ALG_NULL.
+    let parameters = [&[0, 32], &qualifying.as_bytes()[..], &[0, 0x10]].concat();
+    let body = [&[0, 0, 1, 0x48], &handle[..], &handle, &[0, 0, 0, 18], &password, &password, &parameters].concat();
+    let length = u32::try_from(body.len() + 6).unwrap().to_be_bytes();
+    fs::write(tpm.directory().join("command"), [&[0x80, 2], &length[..], &body].concat()).unwrap();
+    tpm.must("tpm2_send -o response command");
+    let response = read(tpm, "response");
+    assert_eq!(response[6..10], [0; 4], "{response:?}");
+    // Behind the head and the parameters' length: the attestation with its length, the signature, two sessions of five bytes.
+    let length = usize::from(u16::from_be_bytes([response[14], response[15]]));
+    let (attest, rest) = response[16..].split_at(length);
+    (attest.to_vec(), rest[..rest.len() - 10].to_vec())
 }
 
 /// What a machine would send for this challenge, with a quote of this TPM.
@@ -154,4 +197,75 @@ async fn what_tpm2_tools_forge_is_refused() {
         (status, said.to_vec())
     })
     .await;
+}
+
+/// A certification shows that a key is in the same TPM as the key that signs it, whichever TPM that is: so one of the attestation key
+/// names it as the authority does, and stands for no quote. Nor does anything else that the enrolled key rightly signs.
+#[tokio::test]
+async fn what_the_attestation_key_signs_beside_quotes_gets_no_job() {
+    type Attest = fn(&Swtpm, &Sha256Digest) -> (Vec<u8>, Vec<u8>);
+    let kinds: [(&str, u16, Attest); 4] = [
+        ("tpm2_certify", CERTIFY, |tpm, _| {
+            tpm.must("tpm2_certify -c ak.ctx -C ak.ctx -g sha256 -o attest -s signature");
+            (read(tpm, "attest"), read(tpm, "signature"))
+        }),
+        ("TPM2_Certify", CERTIFY, certify_itself),
+        ("tpm2_gettime", TIME, |tpm, qualifying| {
+            tpm.must(&format!("tpm2_gettime -c ak.ctx -g sha256 -q {qualifying} -o signature --attestation attest"));
+            (read(tpm, "attest"), read(tpm, "signature"))
+        }),
+        ("tpm2_certifycreation", CREATION, |tpm, qualifying| {
+            tpm.must("tpm2_createprimary -C e -g sha256 -G ecc -c made.ctx -d made.hash -t made.ticket");
+            let made = "-c made.ctx -d made.hash -t made.ticket";
+            tpm.must(&format!(
+                "tpm2_certifycreation -C ak.ctx {made} -g sha256 -q {qualifying} -o signature --attestation attest"
+            ));
+            (read(tpm, "attest"), read(tpm, "signature"))
+        }),
+    ];
+    for (tool, kind, attest) in kinds {
+        let tpm = Swtpm::start();
+        let keys = make_keys(&tpm);
+        let ak = AkPublic::parse(&keys.enrolment.attestation_key.0).unwrap();
+        let mut rig = Rig::new();
+        site::enrolment::add_key(rig.site.directory(), TpmClass::Virtual, keys.endorsement_key_sha256).unwrap();
+        rig.refuses("not_a_quote", async |machine| {
+            let log = machine.start().await;
+            measure(&tpm, &log);
+            let enrolled = enrol(machine, &keys.enrolment).await;
+            let secret = tpm.open(EkKind::P256, &enrolled.credential).unwrap();
+            let mut answer = answer(machine, &tpm, &keys, &enrolled, &secret.try_into().unwrap(), &log);
+            let binding_sha256 = Sha256Digest::of(&canonical::to_vec(&answer.binding).unwrap());
+            let (attest, signature) = attest(&tpm, &binding_sha256);
+            let (found, qualifying, name) = attested(&attest);
+            assert_eq!(found, kind, "{tool}");
+            // The tool has its own four bytes; everything else commits to this very challenge.
+            assert_eq!(qualifying == binding_sha256.as_bytes(), tool != "tpm2_certify", "{tool}: {qualifying:?}");
+            assert_eq!(name, if kind == CERTIFY { ak.name().to_vec() } else { Vec::new() }, "{tool}");
+            let signature = QuoteSignature::normalise(&signature).unwrap().to_bytes();
+            assert_eq!(
+                Quote::verify(&attest, &signature, ak.key()),
+                Err(QuoteError::Type { found: kind }),
+                "{tool}: the signature holds"
+            );
+            (answer.quote, answer.signature) = (Blob(attest), Blob(signature));
+            let (status, said) = machine.send_attestation(&answer).await.unwrap();
+            (status, said.to_vec())
+        })
+        .await;
+    }
+}
+
+/// Whatever key it certifies, the certification names that key and says who signed.
+#[test]
+fn a_certification_of_another_key_names_that_key() {
+    let tpm = Swtpm::start();
+    let keys = make_keys(&tpm);
+    let ak = AkPublic::parse(&keys.enrolment.attestation_key.0).unwrap();
+    tpm.must("tpm2_createprimary -C e -g sha256 -G ecc -c other.ctx");
+    tpm.must("tpm2_readpublic -c other.ctx -n other.name");
+    tpm.must("tpm2_certify -c other.ctx -C ak.ctx -g sha256 -o attest -s signature");
+    let (kind, _, name) = attested(&read(&tpm, "attest"));
+    assert_eq!((kind, &name), (CERTIFY, &read(&tpm, "other.name")));
+    assert_ne!(name, ak.name());
 }
