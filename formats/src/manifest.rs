@@ -89,6 +89,8 @@ pub mod path {
     pub const ISSUER: &str = "evidence/certificates/issuer.pem";
     /// The certificate of the key that signed the dispatch.
     pub const DISPATCH_KEY: &str = "evidence/certificates/dispatch.pem";
+    /// How the paths of the certificates of the steps' keys begin.
+    pub const IDENTITIES: &str = "evidence/identities/";
     /// The authority's word that it checked the machine, for this build, before it handed out the job.
     pub const DISPATCH: &str = "evidence/dispatch/attestation.dsse.json";
     /// The authority's summary of that check.
@@ -116,7 +118,7 @@ pub mod path {
     /// The certificate of the key that signed a step's record and trace.
     #[must_use]
     pub fn identity(sequence: u32, step: &Name) -> String {
-        format!("evidence/identities/{sequence:02}-{step}.pem")
+        format!("{IDENTITIES}{sequence:02}-{step}.pem")
     }
 
     /// The record of a step.

@@ -38,7 +38,7 @@ pub struct Teardown {
 }
 
 /// A machine that is gone, of which nothing is left.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TornDown {
     /// The build that it existed for.
     pub build_id: Name,

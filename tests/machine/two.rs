@@ -16,6 +16,7 @@ use kiln_formats::names::{BUILDER_DIRECT, BUILDER_FIRMWARE, BUILDER_METAL, BUILD
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::Policy;
 use kiln_verifier::Anchors;
+use serde_json::json;
 
 use crate::fixture::{Hello, finish, good, kiln, site, tool};
 use crate::tamper::{Files, evidence_in, judge, site_anchors};
@@ -333,9 +334,21 @@ fn machines_of_two_modes_have_chains_of_their_own() {
 #[test]
 fn each_teardown_is_of_its_own_machine() {
     let verify = |out: &Path| kiln(["verify".as_ref(), out.as_os_str(), "--site".as_ref(), site().as_os_str()]);
+    let told = |out: &Path, code| {
+        let words = ["verify".as_ref(), out.as_os_str(), "--site".as_ref(), site().as_os_str(), "--json".as_ref()];
+        kiln(words).expect(code).json()
+    };
     let [one, other] = both().each_ref().map(Hello::out);
     let said = verify(&one).expect(0).stdout;
     assert!(said.contains("the launcher says that nothing of it is left"), "{said}");
+    assert!(said.contains(" has a virtual TPM\n"), "{said}");
+    let json = told(&one, 0);
+    assert_eq!((&json["teardown"]["state"], &json["machine_class"]), (&json!("holds"), &json!("virtual")));
+    for key in ["build_id", "builder_id"] {
+        assert_eq!(json["teardown"][key], json[key], "{json}");
+    }
+    let said_of = |key: &str| json["teardown"][key].as_str().unwrap();
+    assert!(said.contains(&format!("ran from {} to {};", said_of("started"), said_of("ended"))), "{said}");
     let desk = tempfile::tempdir().unwrap();
     let copy = desk.path().join("copy");
     assert!(Command::new("cp").arg("-a").args([&one, &copy]).status().unwrap().success());
@@ -344,6 +357,9 @@ fn each_teardown_is_of_its_own_machine() {
     fs::write(&file, fs::read(other.join(path::TEARDOWN)).unwrap()).unwrap();
     let refused = verify(&copy).expect(13).stderr;
     assert!(refused.contains("teardown.json: it is in the name of"), "{refused}");
+    let json = told(&copy, 13);
+    assert_eq!((&json["teardown"]["state"], &json["teardown"]["code"]), (&json!("refused"), &json!("teardown")));
+    assert_eq!(json["findings"], json!([]), "the evidence is none the worse");
     for at in (0..good.len()).step_by(good.len() / 16) {
         let mut changed = good.clone();
         changed[at] ^= 1;
@@ -354,4 +370,9 @@ fn each_teardown_is_of_its_own_machine() {
     fs::remove_file(&file).unwrap();
     let silent = verify(&copy).expect(0).stdout;
     assert!(!silent.contains("the launcher says"), "{silent}");
+    assert_eq!(told(&copy, 0)["teardown"], json!({ "state": "absent" }));
+    // And where nothing is proved it says nothing either.
+    fs::write(&file, good).unwrap();
+    fs::remove_file(copy.join(path::JOB)).unwrap();
+    assert_eq!(told(&copy, 13)["teardown"], json!({ "state": "not_judged" }));
 }

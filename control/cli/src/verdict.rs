@@ -68,6 +68,9 @@ pub(crate) fn text(verdict: &Verdict) -> String {
     if let Some(refusal) = &verdict.refusal {
         let _ = writeln!(text, "refused: {refusal}");
     }
+    if let (Some(machine), Some(class)) = (&verdict.machine, verdict.machine_class) {
+        let _ = writeln!(text, "machine: {machine} has a {} TPM", class.as_str());
+    }
     if let Some(host) = &verdict.host {
         let _ = writeln!(text, "host: {host} quoted what it booted");
     }

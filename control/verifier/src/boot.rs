@@ -21,12 +21,12 @@ use kiln_formats::manifest::path;
 use kiln_formats::quote::Quote;
 use kiln_formats::trust::{self, Configuration, TrustBundle};
 
-use crate::Anchors;
 use crate::evidence::{bytes, certificate};
 use crate::finding::{Finding, Findings, Gate};
 use crate::host;
 use crate::quote::QuotedEvidence;
 use crate::standing;
+use crate::{Anchors, Bundle};
 use events::BootEvents;
 pub(crate) use events::{JobEvents, StepEvents};
 use logs::Logs;
@@ -86,7 +86,8 @@ pub(crate) fn check<'a>(quoted: QuotedEvidence<'a>, anchors: &Anchors) -> Result
     check_names(&quoted, &started.configuration)?;
     let hosted = check_host(&quoted, &started.configuration, anchors)?;
     let machine_class = dispatch::check(&quoted, &started.configuration, &anchors.policy, hosted)?;
-    let keys = check_roles(&quoted, anchors, hosted)?;
+    let host = hosted.map(|hosted| hosted.endorsement_key_sha256);
+    let keys = check_roles(quoted.whole.bundle, anchors, host)?;
     let Started { configuration, trust_sha256 } = started;
     Ok(BootedEvidence { quoted, configuration, machine_class, hosted, trust_sha256, events, keys })
 }
@@ -195,22 +196,21 @@ fn check_host(
     host::check(&configuration.builder_id, &anchors.policy, list, file, &quoted.whole.binding)
 }
 
-/// No key has two roles.
-fn check_roles(
-    quoted: &QuotedEvidence<'_>,
+/// The keys of root, host, authority and machine, of which none has two roles.
+pub(crate) fn check_roles(
+    bundle: &Bundle,
     anchors: &Anchors,
-    hosted: Option<Hosted>,
+    host: Option<Sha256Digest>,
 ) -> Result<BTreeSet<Vec<u8>>, Finding> {
     let wrong = |file: &str, e: &dyn std::fmt::Display| Finding::new(GATE, "certificate", file, e.to_string());
     let mut keys = BTreeSet::from([anchors.root.spki().map_err(|e| wrong("root", &e))?]);
-    let host = hosted.map(|hosted| hosted.endorsement_key_sha256);
     for host in anchors.policy.hosts.iter().filter(|known| Some(known.endorsement_key_sha256) == host) {
         keys.insert(
             host.spki().map_err(|fault| Finding::new(GATE, fault.code(), path::HOST_QUOTE, fault.to_string()))?,
         );
     }
     for file in [path::AUTHORITY, path::STATEMENT_KEY, path::ATTESTATION_KEY, path::ISSUER, path::DISPATCH_KEY] {
-        let key = certificate(quoted.whole.bundle, GATE, file)?.spki().map_err(|e| wrong(file, &e))?;
+        let key = certificate(bundle, GATE, file)?.spki().map_err(|e| wrong(file, &e))?;
         if !keys.insert(key) {
             return Err(Finding::new(GATE, "key_reused", file, "its key has another role as well"));
         }

@@ -1,4 +1,7 @@
-//! Is the launcher's word that the machine is gone about this build? Beside the gates: it comes after the evidence, and adds to it.
+//! Is the launcher's word that the machine is gone about this build, and signed with a key that is for nothing else? Beside the gates:
+//! it comes after the evidence, and adds to it.
+
+use std::collections::BTreeSet;
 
 use kiln_formats::canonical;
 use kiln_formats::certificate::{Authority, Certificate, SpiffeId};
@@ -9,6 +12,7 @@ use kiln_formats::teardown::{TEARDOWN_BYTES_MAX, Teardown, TornDown};
 use kiln_formats::timestamp::Timestamp;
 use kiln_formats::trust::Configuration;
 
+use crate::boot;
 use crate::evidence::{bytes, certificate};
 use crate::finding::{Finding, Gate};
 use crate::{Anchors, Bundle, Verdict};
@@ -35,6 +39,10 @@ pub fn check(file: &[u8], bundle: &Bundle, anchors: &Anchors, verdict: &Verdict)
     let authority = certificate(bundle, GATE, path::AUTHORITY)?;
     let authority = Authority::check(&anchors.root, &authority, at, builder_id).map_err(|e| wrong(&e))?;
     let signer = authority.teardown(&leaf).map_err(|e| wrong(&e))?;
+    if serving(bundle, anchors, verdict)?.contains(&leaf.spki().map_err(|e| wrong(&e))?) {
+        let reason = "its key serves for something else as well";
+        return Err(Finding::new(GATE, "key_reused", path::TEARDOWN, reason));
+    }
     let configuration: Configuration =
         canonical::from_slice_exact(bytes(bundle, GATE, path::CONFIGURATION)?).map_err(|e| wrong(&e))?;
     let expected = SpiffeId::teardown(&configuration.trust_domain, machine, build_id);
@@ -52,4 +60,14 @@ pub fn check(file: &[u8], bundle: &Bundle, anchors: &Anchors, verdict: &Verdict)
         return Err(wrong(&format_args!("the machine was challenged at {challenged}, which is not in its life")));
     }
     Ok(said)
+}
+
+/// Every key that serves for something in the evidence: root, host, authority, machine and steps.
+fn serving(bundle: &Bundle, anchors: &Anchors, verdict: &Verdict) -> Result<BTreeSet<Vec<u8>>, Finding> {
+    let mut keys = boot::check_roles(bundle, anchors, verdict.host)?;
+    for file in bundle.paths().filter(|file| file.starts_with(path::IDENTITIES)) {
+        let key = certificate(bundle, GATE, file)?.spki();
+        keys.insert(key.map_err(|e| Finding::new(GATE, "certificate", file, e.to_string()))?);
+    }
+    Ok(keys)
 }

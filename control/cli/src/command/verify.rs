@@ -12,7 +12,8 @@ use kiln_formats::reference::Reference;
 use kiln_formats::teardown::{TEARDOWN_BYTES_MAX, TornDown};
 use kiln_formats::trust::{Policy, TRUST_BYTES_MAX, TrustBundle};
 use kiln_formats::trust_list::{self, Current, REFERENCE_TIME_BYTES_MAX, ReferenceTime, TRUST_LIST_BYTES_MAX};
-use kiln_verifier::{Anchors, Bundle, Standing, Verdict, teardown, verify};
+use kiln_verifier::{Anchors, Bundle, Finding, Standing, Verdict, teardown, verify};
+use serde::Serialize;
 
 use crate::document;
 use crate::exit::{Exit, OrExit as _, Problem, Result};
@@ -43,15 +44,49 @@ pub(crate) struct Verify {
     verdict: Option<PathBuf>,
 }
 
-/// What the launcher says of the machine's end, if it says anything; a word that does not hold is an error.
-fn torn_down(out: &Path, bundle: &Bundle, anchors: &Anchors, found: &Verdict) -> Result<Option<TornDown>> {
-    let file = out.join(in_bundle::TEARDOWN);
-    // Where nothing is proved there is nothing that it could be about.
-    if !file.exists() || !found.holds() {
-        return Ok(None);
+/// What is known of the machine's end. It decides nothing about the evidence; a word that does not hold is an error all the same.
+#[derive(Debug, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum Teardown {
+    /// The launcher says nothing.
+    Absent,
+    /// Where nothing is proved there is nothing that it could be about.
+    NotJudged,
+    /// It is not the launcher's word on this build.
+    Refused(Finding),
+    /// The launcher says that the machine is gone.
+    Holds(TornDown),
+}
+
+impl Teardown {
+    fn of(out: &Path, bundle: &Bundle, anchors: &Anchors, found: &Verdict) -> Result<Self> {
+        let file = out.join(in_bundle::TEARDOWN);
+        if !file.exists() {
+            return Ok(Self::Absent);
+        }
+        if !found.holds() {
+            return Ok(Self::NotJudged);
+        }
+        let file = document::read(&file, TEARDOWN_BYTES_MAX)?;
+        Ok(teardown::check(&file, bundle, anchors, found).map_or_else(Self::Refused, Self::Holds))
     }
-    let file = document::read(&file, TEARDOWN_BYTES_MAX)?;
-    teardown::check(&file, bundle, anchors, found).map(Some).or_exit(Exit::NotVerified)
+
+    fn text(&self) -> Option<String> {
+        match self {
+            Self::Absent | Self::NotJudged | Self::Refused(_) => None,
+            Self::Holds(TornDown { started, ended, .. }) => {
+                Some(format!("the machine ran from {started} to {ended}; the launcher says that nothing of it is left"))
+            }
+        }
+    }
+}
+
+/// All that is said as JSON: the verdict's fields, and `teardown` beside them.
+#[derive(Debug, Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    verdict: &'a Verdict,
+    teardown: &'a Teardown,
 }
 
 /// Where root, policy and reference values come from.
@@ -86,20 +121,18 @@ impl Verify {
         let bundle = evidence::read(&self.out)?;
         let anchors = self.anchors.read(&bundle)?;
         let found = verify(&bundle, &anchors);
-        let torn_down = torn_down(&self.out, &bundle, &anchors, &found)?;
+        let teardown = Teardown::of(&self.out, &bundle, &anchors, &found)?;
         if let Some(path) = &self.verdict {
             document::write_new(path, &verdict::summary(&found, &bundle, &anchors.policy)?)?;
         }
         if self.json {
-            document::print_json(&found)?;
+            document::print_json(&Told { verdict: &found, teardown: &teardown })?;
         } else {
             verdict::print(&found)?;
-            if let Some(TornDown { started, ended, .. }) = &torn_down {
-                document::print(
-                    format!("the machine ran from {started} to {ended}; the launcher says that nothing of it is left")
-                        .as_bytes(),
-                )?;
-            }
+            teardown.text().map_or(Ok(()), |text| document::print(text.as_bytes()))?;
+        }
+        if let Teardown::Refused(finding) = teardown {
+            return Err(finding).or_exit(Exit::NotVerified);
         }
         Ok(if found.passed() { Exit::Done } else { Exit::NotVerified })
     }

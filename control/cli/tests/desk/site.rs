@@ -146,6 +146,12 @@ fn verify_rejects_what_is_no_evidence() {
     let verdict: serde_json::Value = serde_json::from_slice(&empty.stdout).unwrap();
     assert_eq!(verdict["gates"][0]["state"], "failed", "{verdict}");
     assert_eq!(verdict["gates"][5]["state"], "not_reached", "{verdict}");
+    assert_eq!(verdict["teardown"]["state"], "absent", "{verdict}");
+    // A word on a machine that nothing proves: it is not read.
+    fs::write(out.join("teardown.json"), "{}").unwrap();
+    let beside: serde_json::Value = serde_json::from_slice(&verify(&["--json"]).stdout).unwrap();
+    assert_eq!(beside["teardown"], serde_json::json!({ "state": "not_judged" }));
+    fs::remove_file(out.join("teardown.json")).unwrap();
     let told = text(&verify(&[]).stdout);
     assert!(told.contains("gate 1 evidence  FAILED") && told.ends_with("verdict: FAILED\n"), "{told}");
 

@@ -11,6 +11,7 @@ mod mode;
 mod standing;
 mod start;
 mod tamper;
+mod teardown;
 mod trace;
 mod verdict;
 mod world;

@@ -45,8 +45,8 @@ use kiln_verifier::{Anchors, Bundle, Content};
 use serde::Serialize;
 
 pub(crate) use certificates::{
-    AUTHORITY_KEY, Issuer, Leaf, StepPlan, attestation_leaf, authority, authority_of, dispatch_leaf, issuer, root,
-    statement_leaf,
+    AUTHORITY_KEY, Issuer, Leaf, StepPlan, attestation_leaf, authority, authority_of, dispatch_leaf, ed25519_spki,
+    issuer, root, statement_leaf,
 };
 pub(crate) use firmware::FirmwareEvent;
 pub(crate) use host::{HOST_AK, host};
