@@ -15,6 +15,7 @@ mod fixture;
 mod hosted;
 mod hostile;
 mod inside;
+mod keys;
 mod live;
 mod measure;
 mod metal;

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kiln_formats::digest::Sha256Digest;
 use serde_json::{Value, json};
 
 use crate::fixture::{build, kiln, scratch};
@@ -71,27 +72,40 @@ fn inspected(uki: &Path) -> Value {
     serde_json::from_slice(&ukify(&arguments)).unwrap()
 }
 
-/// The content of a section, cut out of the file.
-fn content(uki: &[u8], name: &str) -> Vec<u8> {
-    let mut wanted = [0; 8];
-    wanted[..name.len()].copy_from_slice(name.as_bytes());
-    let header = uki[..4096].windows(8).position(|window| window == wanted).unwrap_or_else(|| panic!("no {name}"));
-    let word = |at: usize| u32::from_le_bytes(uki[header + at..header + at + 4].try_into().unwrap()) as usize;
-    uki[word(20)..word(20) + word(8)].to_vec()
+/// The sections of a PE file in its order, by name, as far as the file has them. Source: PE Format, "Section Table".
+pub(crate) fn sections(pe: &[u8]) -> Vec<(String, &[u8])> {
+    let word = |at: usize| u32::from_le_bytes(pe[at..at + 4].try_into().unwrap()) as usize;
+    let half = |at: usize| usize::from(u16::from_le_bytes(pe[at..at + 2].try_into().unwrap()));
+    let coff = word(0x3c) + 4;
+    let table = coff + 20 + half(coff + 16);
+    let headers = (0..half(coff + 2)).map(|number| table + 40 * number);
+    let section = |header: usize| {
+        let name = pe[header..header + 8].split(|byte| *byte == 0).next().unwrap_or_default();
+        let length = word(header + 8).min(word(header + 16));
+        (String::from_utf8_lossy(name).into_owned(), &pe[word(header + 20)..word(header + 20) + length])
+    };
+    headers.map(section).collect()
+}
+
+/// The content of the first section of that name.
+fn content(pe: &[u8], name: &str) -> Vec<u8> {
+    let found = sections(pe).into_iter().find(|(other, _)| other == name);
+    found.unwrap_or_else(|| panic!("no {name}")).1.to_vec()
 }
 
 #[test]
 fn our_image() {
     let image = build("image");
     let uki = PathBuf::from(image["uki"]["path"].as_str().unwrap());
-    let found = inspected(&uki);
+    let (found, bytes) = (inspected(&uki), fs::read(&uki).unwrap());
     let parts = image["parts"].as_object().unwrap().iter();
     let sections: Vec<_> = parts.filter_map(|(name, part)| Some((name.strip_prefix("uki/")?, part))).collect();
     assert!(sections.len() > 6, "{sections:?}");
     for (name, part) in sections {
         assert_eq!((&found[name]["size"], &found[name]["sha256"]), (&part["bytes"], &part["sha256"]), "{name}");
+        assert_eq!(part["sha256"], json!(Sha256Digest::of(&content(&bytes, name))), "{name}");
     }
-    let (dir, bytes) = (scratch(), fs::read(&uki).unwrap());
+    let dir = scratch();
     let measured = [".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat"].map(|name| {
         let path = dir.path().join(name);
         fs::write(&path, content(&bytes, name)).unwrap();
