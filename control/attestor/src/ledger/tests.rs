@@ -84,6 +84,27 @@ proptest! {
         }
     }
 
+    /// No entry has two spellings: what is read from changed bytes is written as those bytes.
+    #[test]
+    fn what_is_taken_is_written_as_it_was(
+        which in 0_usize..3,
+        at: prop::sample::Index,
+        with in prop_oneof![prop::sample::select(&b" \n\t0+\"\\"[..]), any::<u8>()],
+        cut in 0_usize..2,
+    ) {
+        let entries = entries();
+        let mut chain = chain();
+        for (sequence, entry) in (0..).zip(&entries[..which]) {
+            chain.take(sequence, entry).unwrap();
+        }
+        let mut changed = entries[which].clone();
+        let at = at.index(changed.len());
+        changed.splice(at..at + cut, [with]);
+        if let Ok(taken) = chain.take(which as u64, &changed) {
+            prop_assert_eq!(taken.to_vec().unwrap(), changed);
+        }
+    }
+
     #[test]
     fn any_bytes_are_no_head(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let key = SigningKey::from_bytes(&[7; 32]).verifying_key();
