@@ -17,6 +17,7 @@ mod hostile;
 mod inside;
 mod keys;
 mod live;
+mod maker;
 mod measure;
 mod metal;
 mod powercut;

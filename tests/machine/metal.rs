@@ -9,11 +9,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use kiln_formats::names::BUILDER_METAL;
-use kiln_qemu::{Tools, TpmCa};
 use tempfile::TempDir;
 
 use crate::capture::{Capture, Kind, Packet};
 use crate::fixture::{Hello, kiln, scratch};
+use crate::maker::{self, tools};
 
 /// The longest life of a server here, emulated and beside other tests: several times what it takes.
 pub(crate) const LIFE_MAX: Duration = Duration::from_secs(600);
@@ -39,7 +39,8 @@ impl Server {
         let arguments = ["metal", "--attestor", attestor, "--name", NAME, "--json"];
         let places = ["--site".as_ref(), site.as_os_str(), "--out".as_ref(), disk.as_os_str()];
         kiln(arguments.iter().chain(more).map(AsRef::as_ref).chain(places)).expect(0);
-        server.manufacture();
+        maker::manufacture(server.directory.path());
+        maker::enrol(server.directory.path(), &server.path("site"));
         server
     }
 
@@ -49,47 +50,6 @@ impl Server {
 
     pub(crate) fn disk(&self) -> PathBuf {
         self.path("disk/disk.img")
-    }
-
-    /// A TPM whose maker the site knows. swtpm stands in for a device here, so its maker is enrolled as one of hardware: what a
-    /// site must never do with a maker of programs.
-    fn manufacture(&self) {
-        let tools = tools();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let ca = runtime.block_on(TpmCa::open_or_make(&self.path("maker"), &tools)).unwrap();
-        let (site, root, issuer) = (self.path("site"), ca.root_certificate(), ca.issuer_certificate());
-        let enrol = ["attestor".as_ref(), "enrol".as_ref(), "--site".as_ref(), site.as_os_str()];
-        let class = ["--class".as_ref(), "hardware".as_ref()];
-        let certificates = ["--root".as_ref(), root.as_os_str(), "--issuer".as_ref(), issuer.as_os_str()];
-        kiln(enrol.into_iter().chain(class).chain(certificates)).expect(0);
-        let ca = self.path("maker").display().to_string();
-        fs::write(
-            self.path("authority"),
-            format!("statedir = {ca}\nsigningkey = {ca}/signkey.pem\nissuercert = {ca}/issuercert.pem\ncertserial = {ca}/certserial\n"),
-        )
-        .unwrap();
-        fs::write(
-            self.path("options"),
-            "--platform-manufacturer Kiln\n--platform-version 1\n--platform-model test-server\n",
-        )
-        .unwrap();
-        let at = |name: &str| self.path(name).display().to_string();
-        let tool = tools.swtpm_localca.display();
-        let setup = format!(
-            "create_certs_tool={tool}\ncreate_certs_tool_config={}\ncreate_certs_tool_options={}\n",
-            at("authority"),
-            at("options")
-        );
-        fs::write(self.path("setup"), setup).unwrap();
-        fs::create_dir(self.path("tpm")).unwrap();
-        let made = Command::new(&tools.swtpm_setup)
-            .args(["--tpm2", "--create-ek-cert", "--lock-nvram", "--pcr-banks", "sha256", "--tpmstate"])
-            .arg(format!("dir://{}", at("tpm")))
-            .arg("--config")
-            .arg(self.path("setup"))
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
 
     /// Switches it on. The console comes line by line, to the end of its life.
@@ -172,10 +132,6 @@ impl Console {
         let ours: Vec<_> = self.seen.iter().filter(|line| line.contains("kiln: ")).collect();
         assert!(ours.last().is_some_and(|line| line.contains(words)), "{words:?}:\n{}", self.seen.join("\n"));
     }
-}
-
-fn tools() -> Tools {
-    Tools::find(&std::env::var_os("PATH").unwrap()).unwrap()
 }
 
 /// `kiln attestor serve` on a port of its own, for one job.
