@@ -139,7 +139,7 @@ fn the_machine_answers_under_every_bomb(bench: &Bench) {
             (quiet, slowest_answer(bench, bomb))
         });
         let in_time = tries.take(TRIES_MAX).any(|(quiet, slowest)| {
-            println!("  {bomb}: the longest answer took {} ms, {} ms before", slowest.as_millis(), quiet.as_millis());
+            println!("answer: {bomb}: the longest took {} ms, {} ms before", slowest.as_millis(), quiet.as_millis());
             slowest < ANSWER_MAX.max(quiet * QUIET_TIMES_MAX)
         });
         assert!(in_time, "{bomb}: never answered in time");
