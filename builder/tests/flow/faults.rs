@@ -2,8 +2,9 @@
 
 use hyper::StatusCode;
 use kiln_formats::canonical;
-use kiln_formats::link::{Attestation, Blob, NotAttested, path};
-use kiln_formats::names::BUILDER_METAL;
+use kiln_formats::host::HostQuote;
+use kiln_formats::link::{Attestation, Blob, Certificates, NotAttested, path};
+use kiln_formats::names::{BUILDER_HOSTED, BUILDER_METAL};
 use kiln_formats::trust::Configuration;
 
 use crate::Case;
@@ -60,6 +61,17 @@ fn a_machine_that_is_not_certified_sees_no_job(bench: &mut Bench) {
     let configuration = Configuration { builder_id: BUILDER_METAL.into(), ..site::configuration() };
     let another_configuration =
         good().with(path::CONFIGURATION, StatusCode::OK, canonical::to_vec(&configuration).unwrap());
+    // The machine was told that its host quotes, or that it does not; the policy names no host.
+    let hosted = Configuration { builder_id: BUILDER_HOSTED.into(), ..site::configuration() };
+    let hosted = canonical::to_vec(&hosted).unwrap();
+    let on_a_host = |authority: Authority| authority.with(path::CONFIGURATION, StatusCode::OK, hosted.clone());
+    let quoting = || {
+        certifying(|answer| {
+            let endorsement_key_sha256 = answer.binding.endorsement_key_sha256;
+            let host = HostQuote { endorsement_key_sha256, quote: Blob::default(), signature: Blob::default() };
+            Certificates { host: Some(host), ..site::certificates(STATEMENT, DISPATCH, answer) }
+        })
+    };
     let nobodys_word = certifying(|answer| site::certificates(STATEMENT, SIGNER, answer));
     let another_quote = certifying(|answer| {
         let quote = Blob(b"another".to_vec());
@@ -77,6 +89,9 @@ fn a_machine_that_is_not_certified_sees_no_job(bench: &mut Bench) {
         ("certificate", no_chain),
         ("signer_of_other_mode", other_mode),
         ("signer_of_other_mode", another_configuration),
+        ("host_missing", on_a_host(good())),
+        ("host_unknown", on_a_host(quoting())),
+        ("host_unexpected", quoting()),
         ("dispatch", nobodys_word),
         ("dispatch", another_quote),
         ("dispatch", another_summary),
