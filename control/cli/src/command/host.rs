@@ -24,6 +24,10 @@ const PCRS: &str = "0,1,2,3,4,5,6,7";
 
 /// Hosts that quote what they booted themselves, with a hardware TPM, for the virtual machines that stand on them.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln host enrol --site site > policy.json && kiln trust policy policy.json --site site
+  kiln run job.toml --site site --out out --secure-boot --host-tpm device:/dev/tpmrm0")]
 pub(crate) struct HostCommand {
     #[command(subcommand)]
     action: Action,
