@@ -12,7 +12,8 @@ use crate::fixture::{Hello, files, good, kiln, scratch, site};
 fn the_artifact_is_a_program_that_runs() {
     let dir = scratch();
     let copy = dir.path().join("hello");
-    fs::copy(good().join("artifacts/hello"), &copy).unwrap();
+    // By another process: whoever forks here meanwhile would hold a file open for writing that is to be executed.
+    assert!(Command::new("cp").arg(good().join("artifacts/hello")).arg(&copy).status().unwrap().success());
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
     let output = Command::new(&copy).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "hello from a kiln\n");
