@@ -14,7 +14,7 @@ mod public;
 mod rsa;
 mod signature;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use p256::ecdsa::signature::Verifier as _;
 

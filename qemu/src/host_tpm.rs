@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::child::{ChildError, run};
+use crate::tools::program;
 
 /// Where the TPM keeps the key that quotes. Source: TCG registry of reserved TPM 2.0 handles, section 2.3.1: the owner's range.
 const HANDLE: &str = "0x81010b17";
@@ -217,7 +218,8 @@ impl Tools {
     }
 
     async fn tool(&self, tool: &'static str, arguments: &[&str]) -> Result<(), HostTpmError> {
-        let mut command = Command::new(self.find(tool)?);
+        let program = program(&self.tpm.search, tool).ok_or(HostTpmError::NoTool { tool })?;
+        let mut command = Command::new(program);
         command
             .args(arguments)
             .current_dir(self.directory.path())
@@ -229,11 +231,6 @@ impl Tools {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         Ok(run(tool, &mut command, TOOL_MAX).await?)
-    }
-
-    fn find(&self, tool: &'static str) -> Result<PathBuf, HostTpmError> {
-        let mut places = std::env::split_paths(&self.tpm.search).map(|directory| directory.join(tool));
-        places.find(|path| path.is_absolute() && path.is_file()).ok_or(HostTpmError::NoTool { tool })
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -54,18 +54,15 @@ impl Tools {
 
     fn find_in(search: &OsStr, firmware: &Path) -> Result<Tools, MissingTools> {
         let mut missing = Vec::new();
-        let mut program = |name: &str| {
-            let found = std::env::split_paths(search)
-                .map(|directory| directory.join(name))
-                .find(|path| path.is_absolute() && path.is_file());
-            found.unwrap_or_else(|| {
+        let mut needed = |name: &str| {
+            program(search, name).unwrap_or_else(|| {
                 missing.push(name.to_owned());
                 PathBuf::new()
             })
         };
-        let (qemu, swtpm) = (program("qemu-system-x86_64"), program("swtpm"));
-        let (swtpm_setup, swtpm_localca) = (program("swtpm_setup"), program("swtpm_localca"));
-        let sh = program("sh");
+        let (qemu, swtpm) = (needed("qemu-system-x86_64"), needed("swtpm"));
+        let (swtpm_setup, swtpm_localca) = (needed("swtpm_setup"), needed("swtpm_localca"));
+        let sh = needed("sh");
         let mut file = |name: &str| {
             let path = firmware.join(name);
             if !path.is_file() {
@@ -91,6 +88,12 @@ impl Tools {
             Err(MissingTools { missing })
         }
     }
+}
+
+/// Where a program is, by the directories of `search`; a relative one is none of them.
+pub(crate) fn program(search: &OsStr, name: &str) -> Option<PathBuf> {
+    let mut places = std::env::split_paths(search).map(|directory| directory.join(name));
+    places.find(|path| path.is_absolute() && path.is_file())
 }
 
 #[cfg(test)]

@@ -1,12 +1,11 @@
 //! A host that quotes for a build, and everything that is not one.
 
-use p256::ecdsa::signature::Signer as _;
-use p256::ecdsa::{Signature, SigningKey};
+use p256::ecdsa::SigningKey;
 use proptest::prelude::*;
 
 use super::*;
 use crate::names::{BUILDER_SECURE_BOOT, MACHINE_BUILDERS};
-use crate::quote::QuoteSignature;
+use crate::quote::tests::{public_of, sign_with};
 
 fn key(seed: u8) -> SigningKey {
     SigningKey::from_slice(&[seed; 32]).unwrap()
@@ -14,9 +13,7 @@ fn key(seed: u8) -> SigningKey {
 
 /// The `TPMT_PUBLIC` of a key with these attributes.
 fn public(seed: u8, attributes: [u8; 4]) -> Blob {
-    let point = key(seed).verifying_key().to_sec1_point(false);
-    let head = [&[0, 0x23, 0, 0x0b][..], &attributes, &[0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10]].concat();
-    Blob([&head[..], &[0, 32], point.x().unwrap(), &[0, 32], point.y().unwrap()].concat())
+    Blob(public_of(&key(seed), attributes))
 }
 
 fn ek() -> Sha256Digest {
@@ -69,10 +66,7 @@ impl Draft {
             .extend([&[0, 34, 0, 0x0b][..], &[0xaa; 32], &[0, self.qualifying.len() as u8], &self.qualifying].concat());
         quote.extend([&[0; 25][..], &[0, 0, 0, 1, 0, self.bank, 3], &self.selection].concat());
         quote.extend([&[0, 32][..], Sha256Digest::of(&self.values).as_bytes()].concat());
-        let signature: Signature = key(self.key).sign(&quote);
-        let (r, s) = signature.split_bytes();
-        let raw = [&[0, 0x18, 0, 0x0b, 0, 32][..], &r, &[0, 32], &s].concat();
-        let signature = Blob(QuoteSignature::normalise(&raw).unwrap().to_bytes());
+        let signature = Blob(sign_with(&key(self.key), &quote));
         HostQuote { endorsement_key_sha256: ek(), quote: Blob(quote), signature }
     }
 

@@ -17,14 +17,14 @@ fn key() -> AttestationKey {
 
 /// The `TPMT_PUBLIC` of the key above, as a TPM writes it.
 fn public() -> Vec<u8> {
-    let point = signing_key().verifying_key().to_sec1_point(false);
-    let mut bytes = hex::decode("0023000b0005007200000010001800").unwrap();
-    bytes.extend(hex::decode("0b00030010").unwrap());
-    for coordinate in [point.x().unwrap(), point.y().unwrap()] {
-        bytes.extend([0, 32]);
-        bytes.extend(coordinate);
-    }
-    bytes
+    public_of(&signing_key(), [0, 5, 0, 0x72])
+}
+
+/// The same of another key with these attributes.
+pub(crate) fn public_of(key: &SigningKey, attributes: [u8; 4]) -> Vec<u8> {
+    let point = key.verifying_key().to_sec1_point(false);
+    let head = [&[0, 0x23, 0, 0x0b][..], &attributes, &[0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10]].concat();
+    [&head[..], &[0, 32], point.x().unwrap(), &[0, 32], point.y().unwrap()].concat()
 }
 
 fn attest() -> Vec<u8> {
@@ -44,7 +44,11 @@ fn tpmt(signature: &Signature) -> Vec<u8> {
 }
 
 fn sign(bytes: &[u8]) -> Vec<u8> {
-    let signature: Signature = signing_key().sign(bytes);
+    sign_with(&signing_key(), bytes)
+}
+
+pub(crate) fn sign_with(key: &SigningKey, bytes: &[u8]) -> Vec<u8> {
+    let signature: Signature = key.sign(bytes);
     QuoteSignature::normalise(&tpmt(&signature)).unwrap().to_bytes()
 }
 

@@ -4,12 +4,11 @@ use kiln_formats::dsse::Envelope;
 use kiln_formats::host::{self as hosts, Host, HostQuote, Hosted};
 use kiln_formats::link::Blob;
 use kiln_formats::names::BUILDER_HOSTED;
-use kiln_formats::quote::QuoteSignature;
 use kiln_formats::reference::{MachineReference, PcrReference};
 use kiln_formats::trust::TrustBundle;
-use p256::ecdsa::signature::Signer as _;
-use p256::ecdsa::{Signature, SigningKey};
+use p256::ecdsa::SigningKey;
 
+use super::machine::{public_area, quote};
 use super::*;
 use crate::site::boot_reference;
 
@@ -30,11 +29,9 @@ fn key(seed: u8) -> SigningKey {
 
 /// The policy's entry of a good host: register 4.
 fn entry() -> Host {
-    let point = key(GOOD.key).verifying_key().to_sec1_point(false);
-    let head = [0, 0x23, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10];
     Host {
         endorsement_key_sha256: Sha256Digest::of(GOOD.named.as_bytes()),
-        attestation_key: Blob([&head[..], &[0, 32], point.x().unwrap(), &[0, 32], point.y().unwrap()].concat()),
+        attestation_key: Blob(public_area(&key(GOOD.key))),
         pcrs: [("4".to_owned(), Sha256Digest::from_bytes(GOOD.value))].into(),
     }
 }
@@ -42,18 +39,12 @@ fn entry() -> Host {
 impl QuotingHost for Tpm {
     fn quote(&self, binding_sha256: Sha256Digest) -> HostAnswer<'_> {
         let qualifying = if self.relays { Sha256Digest::of(b"another build's") } else { binding_sha256 };
-        let mut quote = [&[0xff, 0x54, 0x43, 0x47, 0x80, 0x18, 0, 34, 0, 0x0b][..], &[0xaa; 32], &[0, 32]].concat();
-        quote.extend(
-            [qualifying.as_bytes().as_slice(), &[0; 25], &[0, 0, 0, 1, 0, 0x0b, 3, 0x10, 0, 0, 0, 32]].concat(),
-        );
-        quote.extend(Sha256Digest::of(&self.value).as_bytes());
-        let signature: Signature = key(self.key).sign(&quote);
-        let (r, s) = signature.split_bytes();
-        let signature = [&[0, 0x18, 0, 0x0b, 0, 32][..], &r, &[0, 32], &s].concat();
+        let register_4 = [0x10, 0, 0];
+        let (quote, signature) = quote(&key(self.key), qualifying, 0, register_4, Sha256Digest::of(&self.value));
         let said = HostQuote {
             endorsement_key_sha256: Sha256Digest::of(self.named.as_bytes()),
             quote: Blob(quote),
-            signature: Blob(QuoteSignature::normalise(&signature).unwrap().to_bytes()),
+            signature: Blob(signature),
         };
         Box::pin(async move { Ok(said) })
     }

@@ -50,6 +50,43 @@ pub(crate) fn init_sha256() -> Sha256Digest {
     Sha256Digest::of(b"init")
 }
 
+/// A key that signs only what its TPM made, as `TPMT_PUBLIC`. Source: TPM 2.0 Library part 2, section 12.2.4.
+pub(crate) fn public_area(key: &p256::ecdsa::SigningKey) -> Vec<u8> {
+    let point = key.verifying_key().to_sec1_point(false);
+    let head = [0, 0x23, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10];
+    let coordinate = |bytes: &[u8]| [&[0, 32][..], bytes].concat();
+    [&head[..], &coordinate(point.x().unwrap()), &coordinate(point.y().unwrap())].concat()
+}
+
+/// A `TPMS_ATTEST` over these registers, SHA-256, and its `TPMT_SIGNATURE`. Source: the same, sections 10.12.12 and 11.3.4.
+pub(crate) fn quote(
+    key: &p256::ecdsa::SigningKey,
+    qualifying: Sha256Digest,
+    reset_count: u32,
+    selection: [u8; 3],
+    pcr_digest: Sha256Digest,
+) -> (Vec<u8>, Vec<u8>) {
+    let attest = [
+        &[0xff, 0x54, 0x43, 0x47, 0x80, 0x18, 0, 34, 0, 0x0b][..],
+        &[0xaa; 32],
+        &[0, 32],
+        qualifying.as_bytes(),
+        &[0; 8],
+        &reset_count.to_be_bytes(),
+        &[0, 0, 0, 0, 1],
+        &[0; 8],
+        &[0, 0, 0, 1, 0, 0x0b, 3],
+        &selection,
+        &[0, 32],
+        pcr_digest.as_bytes(),
+    ]
+    .concat();
+    let signature: p256::ecdsa::Signature = key.sign(&attest);
+    let (r, s) = signature.split_bytes();
+    let signature = [&[0, 0x18, 0, 0x0b, 0, 32][..], &r, &[0, 32], &s].concat();
+    (attest, QuoteSignature::normalise(&signature).unwrap().to_bytes())
+}
+
 pub(crate) struct Machine {
     requests: SendRequest<Full<Bytes>>,
     pub(crate) statement_key: SigningKey,
@@ -166,15 +203,11 @@ impl Machine {
         AkPublic::parse(&self.attestation_public()).unwrap().name()
     }
 
-    /// The key as `TPMT_PUBLIC`. Source: TPM 2.0 Library part 2, section 12.2.4.
     fn attestation_public(&self) -> Vec<u8> {
-        let point = self.attestation_key.verifying_key().to_sec1_point(false);
-        let head = [0, 0x23, 0, 0x0b, 0, 5, 0, 0x72, 0, 0, 0, 0x10, 0, 0x18, 0, 0x0b, 0, 3, 0, 0x10];
-        let coordinate = |bytes: &[u8]| [&[0, 32][..], bytes].concat();
-        [&head[..], &coordinate(point.x().unwrap()), &coordinate(point.y().unwrap())].concat()
+        public_area(&self.attestation_key)
     }
 
-    /// A `TPMS_ATTEST` over sha256:0-15 and its `TPMT_SIGNATURE`. Source: the same, sections 10.12.12 and 11.3.4.
+    /// A quote of the machine's registers after what the log says.
     pub(crate) fn quote(
         &self,
         key: &p256::ecdsa::SigningKey,
@@ -186,23 +219,7 @@ impl Machine {
         if let Some(index) = self.unlogged {
             values.extend(index, &Bank::Sha256.hash(b"unlogged").unwrap());
         }
-        let attest = [
-            &[0xff, 0x54, 0x43, 0x47, 0x80, 0x18, 0, 34, 0, 0x0b][..],
-            &[0xaa; 32],
-            &[0, 32],
-            qualifying.as_bytes(),
-            &[0; 8],
-            &self.reset_count.to_be_bytes(),
-            &[0, 0, 0, 0, 1],
-            &[0; 8],
-            &[0, 0, 0, 1, 0, 0x0b, 3, 0xff, 0xff, 0, 0, 32],
-            values.quote_digest().as_bytes(),
-        ]
-        .concat();
-        let signature: p256::ecdsa::Signature = key.sign(&attest);
-        let (r, s) = signature.split_bytes();
-        let signature = [&[0, 0x18, 0, 0x0b, 0, 32][..], &r, &[0, 32], &s].concat();
-        (attest, QuoteSignature::normalise(&signature).unwrap().to_bytes())
+        quote(key, qualifying, self.reset_count, [0xff, 0xff, 0], values.quote_digest())
     }
 
     pub(crate) async fn attest(&mut self) -> Certificates {
