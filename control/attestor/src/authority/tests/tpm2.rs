@@ -112,6 +112,13 @@ fn answer(
     answer
 }
 
+/// Enrols with the TPM's own keys, opens the credential, and answers the challenge.
+async fn honest(machine: &mut Machine, tpm: &Swtpm, keys: &Keys, log: &[u8]) -> Attestation {
+    let enrolled = enrol(machine, &keys.enrolment).await;
+    let secret = tpm.open(EkKind::P256, &enrolled.credential).unwrap();
+    answer(machine, tpm, keys, &enrolled, &secret.try_into().unwrap(), log)
+}
+
 #[tokio::test]
 async fn tpm2_tools_enrol_and_get_the_job() {
     let tpm = Swtpm::start();
@@ -122,9 +129,7 @@ async fn tpm2_tools_enrol_and_get_the_job() {
     let outcome = rig.run(async |mut machine| {
         let log = machine.start().await;
         measure(&tpm, &log);
-        let enrolled = enrol(&mut machine, &keys.enrolment).await;
-        let secret = tpm.open(EkKind::P256, &enrolled.credential).unwrap();
-        let answer = answer(&machine, &tpm, &keys, &enrolled, &secret.try_into().unwrap(), &log);
+        let answer = honest(&mut machine, &tpm, &keys, &log).await;
         let (status, said) = machine.send_attestation(&answer).await.unwrap();
         assert_eq!(status, StatusCode::OK, "{said:?}");
         assert_eq!(machine.get(path::JOB).await.unwrap().1, document);
@@ -157,9 +162,7 @@ async fn what_tpm2_tools_forge_is_refused() {
     rig.refuses("quote", async |machine| {
         let log = machine.start().await;
         measure(&tpm, &log);
-        let enrolled = enrol(machine, &keys.enrolment).await;
-        let secret = tpm.open(EkKind::P256, &enrolled.credential).unwrap();
-        let mut answer = answer(machine, &tpm, &keys, &enrolled, &secret.try_into().unwrap(), &log);
+        let mut answer = honest(machine, &tpm, &keys, &log).await;
         // What the firmware would have had to measure, and did not.
         *answer.quote.0.last_mut().unwrap() ^= 1;
         fs::write(tpm.directory().join("forged"), &answer.quote.0).unwrap();
@@ -190,9 +193,7 @@ async fn what_tpm2_tools_forge_is_refused() {
         let log = machine.start().await;
         measure(&late, &log);
         late.must(&format!("tpm2_pcrextend 7:sha256={}", Sha256Digest::of(Event::Final.to_string().as_bytes())));
-        let enrolled = enrol(machine, &keys.enrolment).await;
-        let secret = late.open(EkKind::P256, &enrolled.credential).unwrap();
-        let answer = answer(machine, &late, &keys, &enrolled, &secret.try_into().unwrap(), &log);
+        let answer = honest(machine, &late, &keys, &log).await;
         let (status, said) = machine.send_attestation(&answer).await.unwrap();
         (status, said.to_vec())
     })
@@ -232,9 +233,7 @@ async fn what_the_attestation_key_signs_beside_quotes_gets_no_job() {
         rig.refuses("not_a_quote", async |machine| {
             let log = machine.start().await;
             measure(&tpm, &log);
-            let enrolled = enrol(machine, &keys.enrolment).await;
-            let secret = tpm.open(EkKind::P256, &enrolled.credential).unwrap();
-            let mut answer = answer(machine, &tpm, &keys, &enrolled, &secret.try_into().unwrap(), &log);
+            let mut answer = honest(machine, &tpm, &keys, &log).await;
             let binding_sha256 = Sha256Digest::of(&canonical::to_vec(&answer.binding).unwrap());
             let (attest, signature) = attest(&tpm, &binding_sha256);
             let (found, qualifying, name) = attested(&attest);
