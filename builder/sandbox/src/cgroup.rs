@@ -33,9 +33,10 @@ const DEVICES: &str = "/sys/block";
 const CPU_PERIOD_US: u64 = 100_000;
 /// How long a killed step may take to be gone: long enough for the kernel to free the memory of the largest one.
 const GONE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause between looks at `cgroup.events`, for members that are no descendants of the sandbox init: there are none. The kernel's
+/// Pause between looks at `cgroup.events`, the first and the longest: the last process may still be on its way out. The kernel's
 /// own notice is no faster, it sends at most one in 10 ms. Source: `CGROUP_FILE_NOTIFY_MIN_INTV` in kernel/cgroup/cgroup.c.
-const GONE_POLL: Duration = Duration::from_millis(1);
+const GONE_PAUSE_MIN: Duration = Duration::from_micros(50);
+const GONE_PAUSE_MAX: Duration = Duration::from_millis(1);
 /// Bytes of one interface file: the longest, `memory.stat`, is not read here.
 const FILE_BYTES_MAX: u64 = 4096;
 
@@ -154,9 +155,8 @@ impl Cgroup {
     }
 
     fn set(&self, file: &str, value: &str) -> Result<(), Error> {
-        let path = self.directory.join(file);
-        write_file(&path, value)?;
-        let read = read_file(&path)?;
+        write_at(&self.fd, file, value)?;
+        let read = self.read(file)?;
         if read == value {
             return Ok(());
         }
@@ -182,7 +182,7 @@ impl Cgroup {
         ];
         let mut files = BTreeMap::new();
         for name in names {
-            files.extend(present(read_file(&self.directory.join(name)))?.map(|text| (name.to_owned(), text)));
+            files.extend(present(self.read(name))?.map(|text| (name.to_owned(), text)));
         }
         Ok(CgroupFacts { path: self.path.clone(), files })
     }
@@ -192,40 +192,49 @@ impl Cgroup {
         if self.empty.load(Ordering::SeqCst) { Ok(()) } else { write_at(&self.fd, "cgroup.kill", "1") }
     }
 
-    /// Kills, then waits until no member is left. `init`: the sandbox init, with which the kernel ends all others.
-    pub(crate) fn kill_and_wait(&self, init: Option<BorrowedFd<'_>>) -> Result<(), Error> {
-        if self.empty.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let begin = Instant::now();
-        self.kill()?;
-        if let Some(init) = init {
+    /// Kills every member, and waits for the sandbox init, with which the kernel ends all others. If that is gone, so are they.
+    pub(crate) fn end(&self, init: BorrowedFd<'_>) -> Result<(), Error> {
+        let mut init = [PollFd::new(&init, PollFlags::IN)];
+        // However this ends, `clear` has the last word.
+        if poll(&mut init, Some(&Timespec::default())) != Ok(1) {
+            self.kill()?;
             let timeout = Timespec { tv_sec: GONE_TIMEOUT.as_secs() as i64, tv_nsec: 0 };
-            // However this ends, the cgroup has the last word.
-            let _ = poll(&mut [PollFd::new(&init, PollFlags::IN)], Some(&timeout));
+            let _ = poll(&mut init, Some(&timeout));
         }
-        while self.flat("cgroup.events")?.get("populated") != Some(&0) {
+        Ok(())
+    }
+
+    /// Kills until no member is left. Whether there was one.
+    pub(crate) fn clear(&self) -> Result<bool, Error> {
+        let (begin, mut pause, mut had_members) = (Instant::now(), GONE_PAUSE_MIN, false);
+        while !self.empty.load(Ordering::SeqCst) {
+            if self.flat("cgroup.events")?.get("populated") == Some(&0) {
+                self.empty.store(true, Ordering::SeqCst);
+                break;
+            }
             if begin.elapsed() > GONE_TIMEOUT {
                 let waited_ms = begin.elapsed().as_millis() as u64;
                 return Err(Error::Survivors { path: self.path.clone(), waited_ms });
             }
-            std::thread::sleep(GONE_POLL);
+            had_members = true;
+            self.kill()?;
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(GONE_PAUSE_MAX);
         }
-        self.empty.store(true, Ordering::SeqCst);
-        Ok(())
+        Ok(had_members)
     }
 
     /// What the step used; complete once it is gone.
     pub(crate) fn usage(&self, wall_ms: u64) -> Result<Usage, Error> {
         let number = |file: &str| -> Result<Option<u64>, Error> {
-            Ok(present(read_file(&self.directory.join(file)))?.and_then(|text| text.parse().ok()))
+            Ok(present(self.read(file))?.and_then(|text| text.parse().ok()))
         };
         let cpu = self.flat("cpu.stat")?;
         let event = |file: &str, name: &str| -> Result<u64, Error> {
             Ok(present(self.flat(file))?.and_then(|counts| counts.get(name).copied()).unwrap_or(0))
         };
         // One account for each device; none if nobody counts.
-        let io = present(read_file(&self.directory.join("io.stat")))?;
+        let io = present(self.read("io.stat"))?;
         Ok(Usage {
             wall_ms,
             cpu_us: cpu.get("usage_usec").copied().unwrap_or(0),
@@ -238,9 +247,16 @@ impl Cgroup {
         })
     }
 
+    /// One of its interface files.
+    fn read(&self, file: &str) -> Result<String, Error> {
+        let failed = |source| file_error("read", &self.directory.join(file), source);
+        let opened = openat(&self.fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        text_of(opened.map_err(|source| failed(source.into()))?.into()).map_err(failed)
+    }
+
     /// A file of `name number` lines.
     fn flat(&self, file: &str) -> Result<BTreeMap<String, u64>, Error> {
-        let text = read_file(&self.directory.join(file))?;
+        let text = self.read(file)?;
         let pairs = text.lines().filter_map(|line| line.split_once(' '));
         Ok(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
     }
@@ -255,7 +271,7 @@ impl AsFd for Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         // Best effort is right here only because `Step::wait` already killed, waited and said if that failed.
-        let _ = self.kill_and_wait(None);
+        let _ = self.clear();
         let _ = fs::remove_dir(&self.directory);
     }
 }
@@ -281,7 +297,7 @@ pub fn remove_abandoned(pid: u32) -> Result<(), Error> {
         let path = format!("{path}/{}", entry.file_name().to_string_lossy());
         let cgroup =
             Cgroup { fd: open_directory(&entry.path())?, directory: entry.path(), path, empty: AtomicBool::new(false) };
-        cgroup.kill_and_wait(None)?;
+        cgroup.clear()?;
         fs::remove_dir(entry.path()).map_err(|source| file_error("remove", &entry.path(), source))?;
     }
     fs::remove_dir(&parent).map_err(|source| file_error("remove", &parent, source))
@@ -376,12 +392,13 @@ fn make_own(directory: &Path) -> Result<(), Error> {
 }
 
 fn read_file(path: &Path) -> Result<String, Error> {
-    let read = || {
-        let mut text = String::new();
-        fs::File::open(path)?.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
-        Ok(text.trim_end().to_owned())
-    };
-    read().map_err(|source| file_error("read", path, source))
+    fs::File::open(path).and_then(text_of).map_err(|source| file_error("read", path, source))
+}
+
+fn text_of(file: fs::File) -> io::Result<String> {
+    let mut text = String::with_capacity(FILE_BYTES_MAX as usize);
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text.trim_end().to_owned())
 }
 
 fn write_file(path: &Path, value: &str) -> Result<(), Error> {

@@ -1,15 +1,17 @@
 //! Compares what the kernel shows of the waiting step with what was ordered. The step has executed nothing yet; the first
 //! difference is the end of it.
 
+mod process;
 mod seen;
 mod surroundings;
 pub(crate) mod table;
 
+pub(crate) use process::Process;
 pub(crate) use table::MountReader;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read as _};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use thiserror::Error;
 
@@ -22,15 +24,15 @@ use crate::running::Space;
 use crate::stage::{LOCKED_BYTES, PENDING_SIGNALS, STACK_BYTES};
 use crate::trace::Sources;
 use crate::view::{self, Identity, Place};
+use seen::Shown;
+use surroundings::Settled;
 
 /// All namespaces of a process. Source: namespaces(7).
 pub(crate) const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
 /// NOROOT, NO_SETUID_FIXUP, NO_CAP_AMBIENT_RAISE and the locks of all four. Source: include/uapi/linux/securebits.h.
 const SECUREBITS: u32 = 0b1110_1111;
-/// Bytes of one procfs file of a step that has run nothing.
-const PROC_BYTES_MAX: u64 = 64 * 1024;
-/// Bytes that are made room for at once.
-const PROC_BYTES_USUAL: usize = 4096;
+/// A process's namespaces by name: `net:[4026531840]` and so on.
+pub(crate) type Namespaces = BTreeMap<&'static str, String>;
 
 /// Why the kernel's word is not ours.
 #[derive(Debug, Error)]
@@ -74,51 +76,76 @@ pub(crate) struct Ordered<'a> {
     pub(crate) filter: &'a Filter,
     pub(crate) cgroup: &'a Cgroup,
     pub(crate) mounts: &'a MountReader,
+    /// The caller's own.
+    pub(crate) namespaces: &'a Namespaces,
 }
 
-/// Where a step is: what nobody in the sandbox can change once the step is in its user namespace and the sandbox init has given
-/// everything up.
+/// What a step belongs to: what nobody can change once it is in its user namespace and that has a user.
+pub(crate) struct Belonging {
+    namespaces: BTreeMap<String, u64>,
+    cgroup: CgroupFacts,
+    settled: Settled,
+}
+
+/// Where a step is: what nobody in the sandbox can change once the sandbox init has given everything up as well.
 pub(crate) struct Surrounded {
     init: ProcessFacts,
-    namespaces: BTreeMap<String, u64>,
     mounts: Vec<MountFact>,
-    spaces: Vec<Space>,
-    cgroup: CgroupFacts,
+    shown: Vec<Shown>,
 }
 
-/// Reads back where the step `pid` is, and that its init has given everything up.
-pub(crate) fn check_place(pid: i32, init: i32, ordered: &Ordered<'_>) -> Result<Surrounded, Error> {
-    let init = process(init, INIT_HOST_ID, filter::PROGRAMS, &Requirements::all())?;
-    let namespaces = namespaces(pid)?;
-    let (mounts, spaces) = seen::check(pid, ordered)?;
-    Ok(Surrounded { init, namespaces, mounts, spaces, cgroup: cgroup(pid, ordered)? })
+impl Surrounded {
+    /// Every mount of the step's from which something can be executed.
+    pub(crate) fn executable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.shown.iter().filter(|shown| shown.executable).map(|shown| shown.at.as_fd())
+    }
+}
+
+/// The caller's own namespaces.
+pub(crate) fn own_namespaces() -> Result<Namespaces, Error> {
+    namespaces_of(&Process::open(std::process::id() as i32)?)
+}
+
+/// Reads back what the step belongs to.
+pub(crate) fn check_belonging(step: &Process, ordered: &Ordered<'_>) -> Result<Belonging, Error> {
+    let settled = surroundings::check_settled(step, ordered)?;
+    Ok(Belonging { namespaces: namespaces(step, ordered.namespaces)?, cgroup: cgroup(step, ordered)?, settled })
+}
+
+/// Reads back where the step is, and that its init has given everything up.
+pub(crate) fn check_place(step: &Process, init: i32, ordered: &Ordered<'_>) -> Result<Surrounded, Error> {
+    // Answered while the rest is read.
+    let mounts = seen::ask(step, ordered.mounts)?;
+    let init = process(&Process::open(init)?.read("status")?, INIT_HOST_ID, filter::PROGRAMS, &Requirements::all())?;
+    let (mounts, shown) = seen::check(step, mounts, ordered)?;
+    Ok(Surrounded { init, mounts, shown })
 }
 
 /// Reads back what the waiting step itself is, and puts all of it together. Returns the file systems that it can fill, too.
 pub(crate) fn check(
-    pid: i32,
+    step: &Process,
+    belonging: Belonging,
     place: Surrounded,
     confirmed: Confirmed,
-    sources: Option<Sources>,
     ordered: &Ordered<'_>,
 ) -> Result<(Enforced, Vec<Space>), Error> {
-    let Surrounded { init, namespaces, mounts, spaces, cgroup } = place;
-    let status = read(&format!("/proc/{pid}/status"))?;
+    let Belonging { namespaces, cgroup, settled } = belonging;
+    let Surrounded { init, mounts, shown } = place;
+    let status = step.read("status")?;
     let enforced = Enforced {
         given_up: ordered.requirements.given_up().clone(),
         namespaces,
         mounts,
-        process: process_of(&status, ordered.policy.host_id(), filter::PROGRAMS, ordered.requirements)?,
-        surroundings: surroundings::check(pid, &status, ordered)?,
+        process: process(&status, ordered.policy.host_id(), filter::PROGRAMS, ordered.requirements)?,
+        surroundings: surroundings::check(step, &status, settled, ordered)?,
         init,
-        process_limits: process_limits(pid, ordered)?,
-        descriptors: descriptors(pid, ordered)?,
+        process_limits: process_limits(step, ordered)?,
+        descriptors: descriptors(step, ordered)?,
         cgroup,
         confirmed: confirm(confirmed, ordered)?,
         seccomp_sha256: hex::encode(ordered.filter.digest()),
     };
-    trace(sources, ordered)?;
-    Ok((enforced, spaces))
+    Ok((enforced, shown.into_iter().filter_map(Shown::space).collect()))
 }
 
 fn expect<T: std::fmt::Debug + PartialEq>(layer: Layer, what: &str, found: &T, expected: &T) -> Result<(), Error> {
@@ -128,29 +155,15 @@ fn expect<T: std::fmt::Debug + PartialEq>(layer: Layer, what: &str, found: &T, e
     Err(Error::NotEnforced { layer, what: what.into(), found: format!("{found:?}"), expected: format!("{expected:?}") })
 }
 
-/// Reads a procfs file in as few calls as it takes: most are shorter than a page.
-fn read(path: &str) -> Result<String, Error> {
-    let read = || {
-        let mut file = fs::File::open(path)?;
-        let mut text = Vec::with_capacity(PROC_BYTES_USUAL);
-        io::Read::by_ref(&mut file).take(PROC_BYTES_MAX + 1).read_to_end(&mut text)?;
-        Ok(text)
-    };
-    let text = read().map_err(|source| Error::Read { path: path.into(), source })?;
-    expect(Layer::Process, "size of a procfs file within bounds", &(text.len() as u64 <= PROC_BYTES_MAX), &true)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+fn namespaces_of(process: &Process) -> Result<Namespaces, Error> {
+    NAMESPACES.iter().map(|name| Ok((*name, process.namespace(name)?))).collect()
 }
 
-fn namespaces(pid: i32) -> Result<BTreeMap<String, u64>, Error> {
-    let inode = |who: &str, name: &str| {
-        let path = format!("/proc/{who}/ns/{name}");
-        let link = fs::read_link(&path).map_err(|source| Error::Read { path, source })?;
-        Ok::<_, Error>(link.to_string_lossy().into_owned())
-    };
+fn namespaces(step: &Process, ours: &Namespaces) -> Result<BTreeMap<String, u64>, Error> {
     let mut found = BTreeMap::new();
-    for name in NAMESPACES {
-        let (ours, theirs) = (inode("self", name)?, inode(&pid.to_string(), name)?);
-        expect(Layer::Namespaces, &format!("{name} namespace shared"), &(ours == theirs), &false)?;
+    for (name, theirs) in namespaces_of(step)? {
+        let shared = ours.get(name).is_none_or(|ours| *ours == theirs);
+        expect(Layer::Namespaces, &format!("{name} namespace shared"), &shared, &false)?;
         let number = theirs.split(['[', ']']).nth(1).and_then(|digits| digits.parse().ok());
         expect(Layer::Namespaces, &format!("{name} namespace named"), &number.is_some(), &true)?;
         found.insert(name.to_owned(), number.unwrap_or_default());
@@ -158,12 +171,8 @@ fn namespaces(pid: i32) -> Result<BTreeMap<String, u64>, Error> {
     Ok(found)
 }
 
-fn process(pid: i32, id: u32, filters: usize, requirements: &Requirements) -> Result<ProcessFacts, Error> {
-    process_of(&read(&format!("/proc/{pid}/status"))?, id, filters, requirements)
-}
-
 /// What the text of a `/proc/PID/status` says.
-fn process_of(status: &str, id: u32, filters: usize, requirements: &Requirements) -> Result<ProcessFacts, Error> {
+fn process(status: &str, id: u32, filters: usize, requirements: &Requirements) -> Result<ProcessFacts, Error> {
     let field = |name: &str| -> Vec<&str> {
         let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.map(|value| value.split_whitespace().collect()).unwrap_or_default()
@@ -199,8 +208,8 @@ fn process_of(status: &str, id: u32, filters: usize, requirements: &Requirements
     })
 }
 
-fn process_limits(pid: i32, ordered: &Ordered<'_>) -> Result<BTreeMap<String, (String, String)>, Error> {
-    let text = read(&format!("/proc/{pid}/limits"))?;
+fn process_limits(step: &Process, ordered: &Ordered<'_>) -> Result<BTreeMap<String, (String, String)>, Error> {
+    let text = step.read("limits")?;
     let mut found = BTreeMap::new();
     for line in text.lines().skip(1) {
         // Fixed columns: name in 26, soft in 21, hard in 21. Source: fs/proc/base.c, proc_pid_limits.
@@ -231,20 +240,16 @@ fn process_limits(pid: i32, ordered: &Ordered<'_>) -> Result<BTreeMap<String, (S
     Ok(found)
 }
 
-fn descriptors(pid: i32, ordered: &Ordered<'_>) -> Result<Vec<u32>, Error> {
-    let path = format!("/proc/{pid}/fd");
-    let names = fs::read_dir(&path).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
-    let names: Vec<_> = names.map_err(|source| Error::Read { path, source })?;
-    let mut found: Vec<u32> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
-    found.sort_unstable();
+fn descriptors(step: &Process, ordered: &Ordered<'_>) -> Result<Vec<u32>, Error> {
+    let found = step.descriptors()?;
     if ordered.requirements.require(Layer::Descriptors) {
         expect(Layer::Descriptors, "open descriptors", &found, &vec![0, 1, 2, 3])?;
     }
     Ok(found)
 }
 
-fn cgroup(pid: i32, ordered: &Ordered<'_>) -> Result<CgroupFacts, Error> {
-    let text = read(&format!("/proc/{pid}/cgroup"))?;
+fn cgroup(step: &Process, ordered: &Ordered<'_>) -> Result<CgroupFacts, Error> {
+    let text = step.read("cgroup")?;
     let found = text.lines().find_map(|line| line.strip_prefix("0::"));
     expect(Layer::Limits, "cgroup", &found, &Some(ordered.cgroup.path()))?;
     let facts = ordered.cgroup.facts()?;
@@ -260,9 +265,8 @@ fn cgroup(pid: i32, ordered: &Ordered<'_>) -> Result<CgroupFacts, Error> {
 }
 
 /// Whoever listens really hears.
-fn trace(sources: Option<Sources>, ordered: &Ordered<'_>) -> Result<(), Error> {
-    let require = |layer| ordered.requirements.require(layer);
-    let Some(sources) = sources else { return Ok(()) };
+pub(crate) fn check_sources(sources: Sources, requirements: &Requirements) -> Result<(), Error> {
+    let require = |layer| requirements.require(layer);
     expect(Layer::Trace, "listener of the system call filter", &sources.filter, &require(Layer::Seccomp))?;
     expect(Layer::Trace, "record of a denial", &sources.landlock, &require(Layer::Landlock))?;
     expect(Layer::Trace, "questions about executions", &sources.executions, &true)

@@ -156,11 +156,13 @@ impl Step {
     /// [`Error::Trace`] if its trace is not whole.
     pub fn wait(mut self) -> Result<Outcome, Error> {
         let heard = self.listen();
-        self.cgroup.kill_and_wait(Some(self.init.as_fd()))?;
-        let heard = heard?;
-        if let Some(watch) = &mut self.watch {
-            watch.over()?;
+        self.cgroup.end(self.init.as_fd())?;
+        // With its init the kernel has ended all of it, so nobody can have a record made any more. The cgroup has the last word.
+        self.watch.as_mut().map(Watch::over).transpose()?;
+        if self.cgroup.clear()? {
+            self.watch.as_mut().map(Watch::over).transpose()?;
         }
+        let heard = heard?;
         let usage = self.cgroup.usage(self.started.elapsed().as_millis() as u64)?;
         let full = self.full().map_err(|source| Error::Wait { source })?;
         let exit = judge(&heard, self.killed.load(Ordering::SeqCst), &usage, full).ok_or(Error::Lost)?;

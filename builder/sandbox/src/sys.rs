@@ -12,6 +12,7 @@ use std::fs::{File, read_dir};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub(crate) use mount::{LSMT_ROOT, attr, list_mounts, mount_setattr, stat_mount};
 
@@ -22,6 +23,8 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 /// `CLONE_PIDFD`. Source: include/uapi/linux/sched.h.
 const CLONE_PIDFD: u64 = 0x1000;
+/// Stack of a child that opens some files for us.
+const CHILD_STACK_BYTES: usize = 64 << 10;
 /// Mount, pid, net, ipc, uts and cgroup namespaces: all that must exist before, and so be owned above, the user namespace.
 const STEP_NAMESPACES: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
@@ -117,6 +120,35 @@ pub(crate) fn clone_step(_: &SingleThread, cgroup: BorrowedFd<'_>) -> io::Result
             Ok(Cloned::Parent { pid: pid as i32, pidfd })
         }
     }
+}
+
+/// Runs `work` in a child that is born in a new user namespace and shares our memory and descriptors, while we stand still. The
+/// namespace lasts if `work` opens it. Nothing is copied: a fork would take longer than all that is done in the child.
+pub(crate) fn in_user_namespace<T>(_: &SingleThread, work: impl FnOnce() -> T) -> io::Result<T> {
+    struct Job<W, T> {
+        work: Option<W>,
+        done: Option<T>,
+    }
+    extern "C" fn run<W: FnOnce() -> T, T>(job: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `in_user_namespace` hands over its own job and does nothing with it until this has returned.
+        let job = unsafe { &mut *job.cast::<Job<W, T>>() };
+        // A panic must not unwind into a frame that is not Rust's.
+        job.done = job.work.take().and_then(|work| catch_unwind(AssertUnwindSafe(work)).ok());
+        0
+    }
+    fn entry<W: FnOnce() -> T, T>(_: &Job<W, T>) -> extern "C" fn(*mut libc::c_void) -> libc::c_int {
+        run::<W, T>
+    }
+    // Not written to: each page that is takes longer than a file that the child opens.
+    let mut stack = Box::<[u128]>::new_uninit_slice(CHILD_STACK_BYTES / size_of::<u128>());
+    let mut job = Job { work: Some(work), done: None };
+    let entry = entry(&job);
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: with CLONE_VFORK the kernel holds us until the child has ended, and the token proves that there is no other thread,
+    // so the child alone uses this memory; the stack is its own, aligned by its element type, and it and the job outlive it.
+    let pid = unsafe { libc::clone(entry, stack.as_mut_ptr_range().end.cast(), flags, (&raw mut job).cast()) };
+    check(libc::c_long::from(pid))?;
+    job.done.ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
 }
 
 /// `_exit(2)`: ends the process without running what the parent's frames registered.

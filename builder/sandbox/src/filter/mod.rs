@@ -38,6 +38,7 @@ pub(crate) const PROGRAMS: usize = 1;
 pub(crate) struct Filter {
     program: BpfProgram,
     listened: bool,
+    digest: [u8; 32],
 }
 
 /// What the kernel is to answer to one system call number.
@@ -104,25 +105,23 @@ impl Filter {
         answers.extend(numbers::ATTRIBUTES.iter().map(|(nr, _)| (*nr as u32, denied(libc::ENOTSUP))));
         let mut program = allowlist(&answers, Answer::Errno(libc::ENOSYS as u16));
         append(&mut program, arguments::compile(rules)?, denied(libc::EPERM));
-        Ok(Self { program, listened })
+        Ok(Self::of(program, listened))
     }
 
     /// The filter of the sandbox init: wait, report, exit.
     pub(crate) fn of_init() -> Self {
         let answers: Vec<_> = numbers::INIT.iter().map(|(nr, _)| (*nr as u32, Answer::Allow)).collect();
-        Self { program: allowlist(&answers, Answer::Kill), listened: false }
+        Self::of(allowlist(&answers, Answer::Kill), false)
+    }
+
+    fn of(program: BpfProgram, listened: bool) -> Self {
+        let digest = digest_of(&program);
+        Self { program, listened, digest }
     }
 
     /// SHA-256 over the program as the kernel takes it (`struct sock_filter`, little endian), after its length as u16.
     pub(crate) fn digest(&self) -> [u8; 32] {
-        let mut digest = Sha256::new();
-        digest.update((self.program.len() as u16).to_le_bytes());
-        for instruction in &self.program {
-            digest.update(instruction.code.to_le_bytes());
-            digest.update([instruction.jt, instruction.jf]);
-            digest.update(instruction.k.to_le_bytes());
-        }
-        digest.finalize().into()
+        self.digest
     }
 
     /// Installs the program for the calling thread, for good, and returns the listener's end if it has one. Also sets
@@ -133,6 +132,17 @@ impl Filter {
         let kernels = |i: &sock_filter| libc::sock_filter { code: i.code, jt: i.jt, jf: i.jf, k: i.k };
         sys::install_filter(&instructions.map(kernels).collect::<Vec<_>>(), self.listened)
     }
+}
+
+fn digest_of(program: &BpfProgram) -> [u8; 32] {
+    let mut digest = Sha256::new();
+    digest.update((program.len() as u16).to_le_bytes());
+    for instruction in program {
+        digest.update(instruction.code.to_le_bytes());
+        digest.update([instruction.jt, instruction.jf]);
+        digest.update(instruction.k.to_le_bytes());
+    }
+    digest.finalize().into()
 }
 
 /// Puts the argument rules behind the tree: what leads to them becomes a jump, and what they deny becomes `denied`.

@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair, sockopt,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::order::DESCRIPTORS_MAX;
+use super::order::{DESCRIPTORS_MAX, ORDER_BYTES_MAX};
 
 /// One end of a pair.
 #[derive(Debug)]
@@ -60,6 +60,18 @@ impl Channel {
             match sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
                 Err(rustix::io::Errno::INTR) => {}
                 result => return result.map(|_| ()).map_err(Into::into),
+            }
+        }
+    }
+
+    /// Waits for a message, which stays where it is, and says how long that is: at most [`ORDER_BYTES_MAX`]. 0: the other end is
+    /// closed.
+    pub(crate) fn next_bytes(&self) -> io::Result<usize> {
+        loop {
+            match recv(&self.0, &mut [0; 0], RecvFlags::PEEK | RecvFlags::TRUNC) {
+                Err(rustix::io::Errno::INTR) => {}
+                Ok((_, bytes)) if bytes > ORDER_BYTES_MAX => return Err(io::Error::from_raw_os_error(libc::EMSGSIZE)),
+                result => return result.map(|(_, bytes)| bytes).map_err(Into::into),
             }
         }
     }
@@ -122,6 +134,17 @@ mod tests {
         assert_eq!(b.receive_bytes(&mut buffer).expect("received").expect("open").message.len(), 99);
         drop(a);
         assert!(b.receive_bytes(&mut buffer).expect("closed is no error").is_none());
+    }
+
+    #[test]
+    fn a_message_is_measured_before_it_is_taken() {
+        let (a, b) = Channel::pair().expect("pair");
+        a.send_bytes(&[1; 100], &[]).expect("sent");
+        let bytes = b.next_bytes().expect("measured");
+        let mut buffer = vec![0; bytes];
+        assert_eq!((bytes, b.receive_bytes(&mut buffer).expect("received").expect("open").message.len()), (100, 100));
+        drop(a);
+        assert_eq!(b.next_bytes().expect("closed is no error"), 0);
     }
 
     #[test]

@@ -34,10 +34,27 @@ struct Asked {
     cgroup: Cgroup,
 }
 
+/// What is needed to ask for one.
+#[derive(Debug)]
+struct Prepared {
+    control: Channel,
+    far: Channel,
+    cgroup: Cgroup,
+}
+
+impl Prepared {
+    fn make(hierarchy: &Hierarchy) -> Result<Self, Error> {
+        let cgroup = hierarchy.create()?;
+        let (control, far) = Channel::pair_with_sender().map_err(|source| Error::Channel { with: "step", source })?;
+        Ok(Self { control, far, cgroup })
+    }
+}
+
 /// The channel to the launcher, and what came over it and was not used yet.
 #[derive(Debug)]
 pub(super) struct Line {
     channel: Channel,
+    prepared: Option<Prepared>,
     asked: Option<Asked>,
     given: u64,
     owners: BTreeMap<u32, Arc<OwnedFd>>,
@@ -45,7 +62,7 @@ pub(super) struct Line {
 
 impl Line {
     pub(super) fn new(channel: Channel) -> Self {
-        Self { channel, asked: None, given: 0, owners: BTreeMap::new() }
+        Self { channel, prepared: None, asked: None, given: 0, owners: BTreeMap::new() }
     }
 
     /// Has an empty sandbox made, unless one is on its way; does not wait for it.
@@ -53,11 +70,19 @@ impl Line {
         if self.asked.is_some() {
             return Ok(());
         }
-        let cgroup = hierarchy.create()?;
-        let (control, far) = Channel::pair_with_sender().map_err(|source| Error::Channel { with: "step", source })?;
+        let prepared = self.prepared.take().map_or_else(|| Prepared::make(hierarchy), Ok)?;
+        let Prepared { control, far, cgroup } = prepared;
         self.request(Request::Sandbox, &[far.as_fd(), cgroup.as_fd()])?;
         self.asked = Some(Asked { control, cgroup });
         Ok(())
+    }
+
+    /// Makes ready what it takes to ask for the next one, if this launcher is one that starts several.
+    pub(super) fn prepare_ahead(&mut self, hierarchy: &Hierarchy) {
+        if self.given > 1 && self.prepared.is_none() {
+            // Whoever needs it tries again, and is told why it cannot be had.
+            self.prepared = Prepared::make(hierarchy).ok();
+        }
     }
 
     /// Has the next one made ahead, if this launcher is one that starts several.
@@ -106,12 +131,13 @@ impl Line {
 
     /// Ends the sandbox that nobody used.
     pub(super) fn end_unused(&mut self) {
+        self.prepared = None;
         if self.asked.is_some()
             && let Ok(Sandbox { control, pidfd, cgroup, .. }) = self.made()
         {
             drop(control);
             // Whatever survives is said by nobody: the cgroup's own drop tries once more.
-            let _ = cgroup.kill_and_wait(Some(pidfd.as_fd()));
+            let _ = cgroup.end(pidfd.as_fd()).and_then(|()| cgroup.clear());
         }
     }
 

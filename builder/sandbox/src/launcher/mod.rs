@@ -21,7 +21,7 @@ use crate::filter::{Filter, StepFilters};
 use crate::kernel::{self, Missing};
 use crate::layer::{Layer, Requirements};
 use crate::policy::{Policy, Profile, VIEW_ID};
-use crate::readback::{self, MountReader, Ordered};
+use crate::readback::{self, MountReader, Namespaces, Ordered, Process};
 use crate::running::{Space, Started, Step};
 use crate::stage::Kit;
 use crate::sys::{self, Forked, SingleThread};
@@ -110,6 +110,8 @@ pub struct Launcher {
     requirements: Requirements,
     filters: StepFilters,
     mounts: MountReader,
+    /// Those of this process, which are no step's.
+    namespaces: Namespaces,
     /// While it lives, the kernel tells what steps do. `None` if the trace was given up.
     hearing: Option<Hearing>,
 }
@@ -144,10 +146,11 @@ impl Launcher {
             Forked::Parent(pid) => {
                 drop(theirs);
                 let line = Mutex::new(Line::new(ours));
-                let (mounts, hearing) = (MountReader::default(), None);
-                let mut launcher = Self { line, pid, hierarchy, requirements, filters, mounts, hearing };
+                let (mounts, namespaces, hearing) = (MountReader::default(), Namespaces::new(), None);
+                let mut launcher = Self { line, pid, hierarchy, requirements, filters, mounts, namespaces, hearing };
                 // Made while we see to our own things; from here on a failure ends the launcher as its drop does.
                 launcher.line().ask(&launcher.hierarchy)?;
+                launcher.namespaces = readback::own_namespaces()?;
                 launcher.hearing = launcher.requirements.require(Layer::Trace).then(Hearing::start).transpose()?;
                 Ok(launcher)
             }
@@ -188,6 +191,7 @@ impl Launcher {
             .map_err(|source| Error::Source { target: "/".into(), source: source.into() })?;
         // From here on only the step and its init hold these.
         drop((stdout, stderr, root, trees));
+        self.line().prepare_ahead(&self.hierarchy);
         let ordered = Ordered {
             policy,
             places: &order.places,
@@ -196,6 +200,7 @@ impl Launcher {
             filter: self.filters.of(policy.profile),
             cgroup: &cgroup,
             mounts: &self.mounts,
+            namespaces: &self.namespaces,
         };
         let Checked { enforced, spaces, main, pid } = prepare(&control, init, &ordered, watch.as_mut())?;
         watch.iter_mut().for_each(Watch::begin);
@@ -270,63 +275,62 @@ fn prepare(
     mut watch: Option<&mut Watch>,
 ) -> Result<Checked, Error> {
     let deadline = Instant::now() + SETUP_TIMEOUT;
+    // A step that fails meanwhile is gone, and has said why.
+    let failed = |error: Error| said(control).unwrap_or(error);
+    let is = |step: &Option<(Process, _)>, sender| step.as_ref().is_some_and(|(step, _)| step.pid() == sender);
     let (mut step, mut retired, mut place, mut confirmed) = (None, false, None, None);
-    let (step, place, confirmed) = loop {
-        // From here on nobody in there can change what stands: the step is in its user namespace, its init has given everything
-        // up. So this is read while the step takes off the rest.
-        if let (Some(step), true, true) = (step, retired, place.is_none()) {
-            // A step that fails meanwhile is gone, and has said why.
-            let read = check_place(step, init, ordered, watch.as_deref_mut());
-            place = Some(read.map_err(|error| said(control).unwrap_or(error))?);
+    // What stands is read while the step takes off the rest: from then on nobody in there can change it.
+    let ((step, belonging), place, confirmed) = loop {
+        if let (Some((step, _)), true, true) = (&step, retired, place.is_none()) {
+            place = Some(check_place(step, init, ordered, watch.as_deref_mut()).map_err(failed)?);
         }
-        if let (Some(step), true) = (step, place.is_some() && confirmed.is_some())
-            && let (Some(place), Some(confirmed)) = (place.take(), confirmed.take())
-        {
-            break (step, place, confirmed);
+        match (step, place, confirmed) {
+            (Some(step), Some(place), Some(confirmed)) => break (step, place, confirmed),
+            incomplete => (step, place, confirmed) = incomplete,
         }
         let Received { message, sender, descriptors } = hear(control, deadline)?;
         match (message, sender) {
             (Report::Unmapped, Some(sender)) if step.is_none() && sender != init => {
-                map_user(sender, ordered.policy.host_id())?;
+                let process = Process::open(sender)?;
+                map_user(&process, ordered.policy.host_id())?;
                 control.send_bytes(GO, &[]).map_err(|source| Error::Channel { with: "step", source })?;
-                step = Some(sender);
+                let belonging = readback::check_belonging(&process, ordered).map_err(|error| failed(error.into()))?;
+                step = Some((process, belonging));
             }
-            (Report::Listening, sender) if step.is_some() && sender == step => {
+            (Report::Listening, Some(sender)) if is(&step, sender) => {
                 let watch = watch.as_mut().ok_or(Error::OutOfTurn)?;
                 watch.listen(descriptors.into_iter().next().ok_or(Error::OutOfTurn)?);
             }
-            (Report::Ready(ready), sender) if step.is_some() && sender == step => confirmed = Some(*ready),
+            (Report::Ready(ready), Some(sender)) if is(&step, sender) => confirmed = Some(*ready),
             (Report::Retired, Some(sender)) if sender == init => retired = true,
             (Report::Failed(failed), _) => return Err(failed.into()),
             _ => return Err(Error::OutOfTurn),
         }
     };
-    let sources = match watch {
-        Some(watch) => {
-            let landlock = confirmed.landlock.is_some() && is_heard(watch, control, step)?;
-            Some(Sources { filter: watch.is_listening(), landlock, executions: watch.is_marked()? })
-        }
-        None => None,
-    };
-    let (enforced, spaces) = readback::check(step, place, confirmed, sources, ordered)?;
+    let (enforced, spaces) = readback::check(&step, belonging, place, confirmed, ordered)?;
+    // Last, because its record is on its way meanwhile.
+    if let Some(watch) = watch {
+        let landlock = enforced.confirmed.landlock.is_some() && is_heard(watch, control, step.pid())?;
+        let sources = Sources { filter: watch.is_listening(), landlock, executions: watch.is_marked()? };
+        readback::check_sources(sources, ordered.requirements)?;
+    }
     // The step waits for the caller, so its pid is still its own.
-    let main = Pid::from_raw(step).ok_or(Error::OutOfTurn)?;
+    let main = Pid::from_raw(step.pid()).ok_or(Error::OutOfTurn)?;
     let main = pidfd_open(main, PidfdFlags::empty())
         .map_err(|source| Error::Channel { with: "step", source: source.into() })?;
-    Ok(Checked { enforced, spaces, main, pid: step })
+    Ok(Checked { enforced, spaces, main, pid: step.pid() })
 }
 
 /// Reads back where the step is, and has the kernel ask about what it executes there.
 fn check_place(
-    step: i32,
+    step: &Process,
     init: i32,
     ordered: &Ordered<'_>,
     watch: Option<&mut Watch>,
 ) -> Result<readback::Surrounded, Error> {
     let place = readback::check_place(step, init, ordered)?;
     if let Some(watch) = watch {
-        let executable = ordered.places.iter().filter(|place| !place.kind.attributes().no_exec);
-        watch.mark(step, executable.map(|place| place.target.as_str()))?;
+        watch.mark(&step.read("sessionid")?, place.executable())?;
     }
     Ok(place)
 }
@@ -358,11 +362,13 @@ fn hear(control: &Channel, deadline: Instant) -> Result<Received<Report>, Error>
 }
 
 /// Gives the step's user namespace its only user and group.
-fn map_user(step: i32, host_id: u32) -> Result<(), Error> {
-    for map in ["uid_map", "gid_map"] {
-        std::fs::write(format!("/proc/{step}/{map}"), format!("{VIEW_ID} {host_id} 1\n")).map_err(|error| {
-            Error::Setup { layer: Layer::Identity, operation: map.into(), errno: error.raw_os_error().unwrap_or(0) }
-        })?;
-    }
-    Ok(())
+fn map_user(step: &Process, host_id: u32) -> Result<(), Error> {
+    let line = format!("{VIEW_ID} {host_id} 1\n");
+    ["uid_map", "gid_map"].into_iter().try_for_each(|map| {
+        step.write(map, &line).map_err(|error| Error::Setup {
+            layer: Layer::Identity,
+            operation: map.into(),
+            errno: error.raw_os_error().unwrap_or(0),
+        })
+    })
 }

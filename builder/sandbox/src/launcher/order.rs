@@ -98,10 +98,10 @@ pub(crate) enum Report {
     Unmapped,
     /// The sandbox init has given everything up and only waits for the step.
     Retired,
-    /// The step's filter is on; comes with the filter's listener.
-    Listening,
     /// The forbidden thing was tried again.
     Tried,
+    /// The step's filter is on; comes with the filter's listener.
+    Listening,
     /// The step is confined and waits before execve.
     Ready(Box<Confirmed>),
     /// Something on the way failed: there will be no step.

@@ -13,12 +13,12 @@ use rustix::io::Errno;
 use rustix::mount::{
     MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
 };
-use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_behavior, umask};
+use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_behavior, setpriority_process, umask};
 
 use super::channel::{Channel, Received};
 use super::order::{Failed, REQUEST_BYTES_MAX, Reply, Request};
 use crate::layer::Layer;
-use crate::stage::{self, Empty, Kit};
+use crate::stage::{self, At as _, Empty, Kit, Staged};
 use crate::sys::{self, Cloned, Forked, SingleThread, attr, mount_setattr};
 use crate::trace::Rules;
 use crate::tree::tmpfs;
@@ -33,6 +33,10 @@ const LINKS: [(&str, &str); 4] = [
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
 ];
+/// Nice value of a launcher that makes sandboxes ahead, and of their inits until they have an order. Not the highest, with which it
+/// would hold the kernel's locks for long when all processors are busy.
+const AHEAD_NICE: i32 = 10;
+
 /// Runs the launcher until the caller closes its end of the channel, of which the fork has a copy to drop.
 pub(super) fn run(channel: &Channel, callers: Channel, kit: &Kit, alone: &SingleThread) -> ! {
     drop(callers);
@@ -46,7 +50,8 @@ pub(super) fn run(channel: &Channel, callers: Channel, kit: &Kit, alone: &Single
         match received.message {
             Request::Close => slow.extend(received.descriptors),
             _ if answer(&channel, &settled, received, kit, alone).is_err() => break,
-            _ => {}
+            // From the second on they are made ahead, while a step runs: that goes first.
+            _ => drop(setpriority_process(None, AHEAD_NICE)),
         }
     }
     drop(channel);
@@ -158,34 +163,46 @@ fn answer(
         Ok(proc) => proc,
         Err(failed) => return channel.send(&Reply::Failed(failed.clone()), &[]),
     };
-    let failed = |operation: &str, error: io::Error| {
-        let errno = error.raw_os_error().unwrap_or(0);
-        Reply::Failed(Failed { layer: Layer::Namespaces, operation: operation.to_owned(), errno })
-    };
-    match received.message {
-        Request::Sandbox => match sandbox(received.descriptors, proc, kit, alone) {
-            Ok((pid, pidfd)) => channel.send(&Reply::Sandbox { pid }, &[pidfd.as_fd()]),
-            Err(error) => channel.send(&failed("clone3", error), &[]),
-        },
-        Request::Owners { host_id } => match make_owners(proc, host_id, alone) {
-            Ok(owners) => channel.send(&Reply::Owners, &[owners.as_fd()]),
-            Err(error) => channel.send(&failed("user namespace of the owner map", error), &[]),
-        },
+    let made = match received.message {
+        Request::Sandbox => sandbox(received.descriptors, proc, kit, alone),
+        Request::Owners { host_id } => owners(proc, host_id, alone),
         // Taken in by whoever read it.
-        Request::Close => Ok(()),
+        Request::Close => return Ok(()),
+    };
+    match made {
+        Ok((reply, descriptor)) => channel.send(&reply, &[descriptor.as_fd()]),
+        Err(failed) => channel.send(&Reply::Failed(failed), &[]),
     }
 }
 
-/// Clones an empty sandbox, whose init makes ready what is the same for all steps and then waits for its order.
-fn sandbox(descriptors: Vec<OwnedFd>, proc: &OwnedFd, kit: &Kit, alone: &SingleThread) -> io::Result<(i32, OwnedFd)> {
-    let [control, cgroup] = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| Errno::BADF)?;
-    match sys::clone_step(alone, cgroup.as_fd())? {
+/// Clones an empty sandbox, whose init makes ready what is the same for all steps and then waits for its order. Comes with its pidfd.
+fn sandbox(descriptors: Vec<OwnedFd>, proc: &OwnedFd, kit: &Kit, alone: &SingleThread) -> Staged<(Reply, OwnedFd)> {
+    let descriptors = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| Errno::BADF);
+    let [control, cgroup] = descriptors.at(Layer::Namespaces, "request with other descriptors")?;
+    let user = user_namespace(proc, kit, alone)?;
+    match sys::clone_step(alone, cgroup.as_fd()).at(Layer::Namespaces, "clone3")? {
         Cloned::Child => {
             drop(cgroup);
-            stage::run(Empty { control: Channel::from_fd(control), proc, kit, alone })
+            stage::run(Empty { control: Channel::from_fd(control), user, proc, kit, alone })
         }
-        Cloned::Parent { pid, pidfd } => Ok((pid, pidfd)),
+        Cloned::Parent { pid, pidfd } => Ok((Reply::Sandbox { pid }, pidfd)),
     }
+}
+
+/// A user namespace for a step: nobody is in it, it has no user yet, and no namespace can be made in it.
+fn user_namespace(proc: &OwnedFd, kit: &Kit, alone: &SingleThread) -> Staged<OwnedFd> {
+    let make = || {
+        stage::forbid_namespaces(proc, kit)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        openat(proc, "self/ns/user", flags, Mode::empty()).at(Layer::Namespaces, "open of ns/user")
+    };
+    sys::in_user_namespace(alone, make).at(Layer::Namespaces, "clone into a user namespace")?
+}
+
+/// The owner map of a step's files.
+fn owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> Staged<(Reply, OwnedFd)> {
+    let owners = make_owners(proc, host_id, alone).at(Layer::Namespaces, "user namespace of the owner map")?;
+    Ok((Reply::Owners, owners))
 }
 
 /// The user namespace that maps root on disk to `host_id` and nothing else. Made by a child that does nothing but hold it open.

@@ -1,12 +1,13 @@
 //! The view, read back: exactly the planned mounts, each with its attributes, its file system and its source.
 
-use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::Receiver;
 
-use rustix::fs::{CWD, Mode, OFlags, fstatvfs, openat};
+use rustix::fs::{OFlags, fstatvfs};
 
-use super::table::Mounted;
-use super::{Error, Ordered, expect};
+use super::table::{MountReader, Mounted};
+use super::{Error, Ordered, Process, expect};
 use crate::enforced::MountFact;
 use crate::layer::Layer::View;
 use crate::policy::Proc;
@@ -22,29 +23,54 @@ const SB_RDONLY: u32 = 1;
 const NAMED: [(u64, &str); 4] =
     [(attr::RDONLY, "ro"), (attr::NOSUID, "nosuid"), (attr::NODEV, "nodev"), (attr::NOEXEC, "noexec")];
 
-/// Compares the whole mount table with the plan. Returns it, and the file systems that the step can fill.
-pub(super) fn check(pid: i32, ordered: &Ordered<'_>) -> Result<(Vec<MountFact>, Vec<Space>), Error> {
-    let path = format!("/proc/{pid}/ns/mnt");
-    let failed = |source| Error::Read { path: path.clone(), source };
-    let namespace = File::open(&path).map_err(failed)?;
-    let mounts = ordered.mounts.read(namespace).map_err(failed)?;
+/// A place of the view, opened from the step's own root, and found to show what was ordered.
+#[derive(Debug)]
+pub(super) struct Shown {
+    target: String,
+    pub(super) at: OwnedFd,
+    writable: bool,
+    pub(super) executable: bool,
+}
+
+impl Shown {
+    /// The file system, if the step can fill it.
+    pub(super) fn space(self) -> Option<Space> {
+        self.writable.then_some(Space { target: self.target, at: self.at })
+    }
+}
+
+/// A mount table that has been asked for.
+pub(super) type Asked = Receiver<io::Result<Vec<Mounted>>>;
+
+/// Asks for the step's mount table.
+pub(super) fn ask(step: &Process, mounts: &MountReader) -> Result<Asked, Error> {
+    let namespace = step.at("ns/mnt", OFlags::RDONLY)?;
+    mounts.ask(namespace.into()).map_err(|source| Error::Read { path: "the step's mounts".into(), source })
+}
+
+/// Compares the whole mount table with the plan. Returns it, and what the step sees of the policy's sources.
+pub(super) fn check(
+    step: &Process,
+    mounts: Asked,
+    ordered: &Ordered<'_>,
+) -> Result<(Vec<MountFact>, Vec<Shown>), Error> {
+    let mounts = mounts.recv().unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::EFAULT)));
+    let mounts = mounts.map_err(|source| Error::Read { path: "the step's mounts".into(), source })?;
     let mut found: Vec<&str> = mounts.iter().map(|mount| mount.target.as_str()).collect();
     let mut planned: Vec<&str> = ordered.places.iter().map(|place| place.target.as_str()).collect();
     found.sort_unstable();
     planned.sort_unstable();
     expect(View, "the mount table", &found, &planned)?;
-    let path = format!("/proc/{pid}/root");
-    let root = openat(CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    let root = root.map_err(|source| Error::Read { path, source: source.into() })?;
+    let root = step.at("root", OFlags::PATH | OFlags::DIRECTORY)?;
     if ordered.policy.proc == Proc::Masked {
         proc_is_covered(&root, ordered.places)?;
     }
-    let mut spaces = Vec::new();
+    let mut shown = Vec::new();
     for (place, mount) in pairs(ordered.places, &mounts) {
         mount_matches(place, mount, &mounts, ordered)?;
-        spaces.extend(source_matches(place, &root, ordered)?);
+        shown.extend(source_matches(place, &root, ordered)?);
     }
-    Ok((mounts.into_iter().map(fact).collect(), spaces))
+    Ok((mounts.into_iter().map(fact).collect(), shown))
 }
 
 fn pairs<'a>(places: &'a [Place], mounts: &'a [Mounted]) -> impl Iterator<Item = (&'a Place, &'a Mounted)> {
@@ -101,8 +127,8 @@ fn proc_is_covered(root: &OwnedFd, places: &[Place]) -> Result<(), Error> {
     expect(View, "what is covered in /proc", &covered, &hidden_in_proc(&proc).map_err(failed)?)
 }
 
-/// What is mounted is what was handed over, or as large as was ordered. Returns it if the step can fill it.
-fn source_matches(place: &Place, root: &OwnedFd, ordered: &Ordered<'_>) -> Result<Option<Space>, Error> {
+/// What is mounted is what was handed over, or as large as was ordered.
+fn source_matches(place: &Place, root: &OwnedFd, ordered: &Ordered<'_>) -> Result<Option<Shown>, Error> {
     let number = match place.kind {
         Kind::Root => Some(0),
         Kind::Tree { number, .. } => Some(number),
@@ -128,8 +154,9 @@ fn source_matches(place: &Place, root: &OwnedFd, ordered: &Ordered<'_>) -> Resul
         let expected = (blocks, inodes);
         expect(View, &format!("size of {}", place.target), &(found.f_blocks, found.f_files), &expected)?;
     }
-    let writable = place.kind.attributes().bits() & attr::RDONLY == 0;
-    Ok(writable.then(|| Space { target: place.target.clone(), at }))
+    let attributes = place.kind.attributes();
+    let (writable, executable) = (!attributes.read_only, !attributes.no_exec);
+    Ok(Some(Shown { target: place.target.clone(), at, writable, executable }))
 }
 
 fn fact(mount: Mounted) -> MountFact {

@@ -1,11 +1,12 @@
 //! Where the waiting step stands, read back from its directory in `/proc`.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Error, Ordered, expect, read};
+use super::{Error, Ordered, Process as Step, expect};
 use crate::enforced::Surroundings;
 use crate::layer::Layer::{Identity, Namespaces, Process, View};
 use crate::policy::VIEW_ID;
@@ -14,14 +15,29 @@ use crate::view;
 /// A step's clocks show no more than this when it is checked: the longest set-up, in seconds, and rounding.
 const CLOCK_SECONDS_MAX: i64 = 62;
 
-/// Reads and compares; `status` is the text of its file of that name.
-pub(super) fn check(pid: i32, status: &str, ordered: &Ordered<'_>) -> Result<Surroundings, Error> {
-    let file = |name: &str| read(&format!("/proc/{pid}/{name}"));
-    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (uid_map, gid_map) = (words(&file("uid_map")?), words(&file("gid_map")?));
+/// What the kernel lets nobody change, once the step is in its user namespace and that has a user.
+pub(super) struct Settled {
+    uid_map: String,
+    gid_map: String,
+    clock_offsets: BTreeMap<String, i64>,
+}
+
+/// Reads and compares what is settled.
+pub(super) fn check_settled(step: &Step, ordered: &Ordered<'_>) -> Result<Settled, Error> {
+    let (uid_map, gid_map) = (words(&step.read("uid_map")?), words(&step.read("gid_map")?));
     let map = format!("{VIEW_ID} {} 1", ordered.policy.host_id());
     expect(Identity, "uid_map", &uid_map, &map)?;
     expect(Identity, "gid_map", &gid_map, &map)?;
+    let clock_offsets = clocks(&step.read("timens_offsets")?)?;
+    Ok(Settled { uid_map, gid_map, clock_offsets })
+}
+
+fn words(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Reads and compares the rest of a step that waits; `status` is the text of its file of that name.
+pub(super) fn check(step: &Step, status: &str, settled: Settled, ordered: &Ordered<'_>) -> Result<Surroundings, Error> {
     let field = |name: &str| {
         let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         value.unwrap_or_default().trim().to_owned()
@@ -31,18 +47,18 @@ pub(super) fn check(pid: i32, status: &str, ordered: &Ordered<'_>) -> Result<Sur
     let bits = |name: &str| u64::from_str_radix(&field(name), 16).unwrap_or(u64::MAX);
     let signals_held = bits("SigBlk") | bits("SigIgn");
     expect(Process, "signals ignored or blocked", &signals_held, &0)?;
-    let stat = file("stat")?;
+    let stat = step.read("stat")?;
     // Fields after the name, which may hold anything; the first is number 3. Source: proc_pid_stat(5).
     let (_, stat) = stat.rsplit_once(')').unwrap_or_default();
     let number = |field: usize| stat.split_whitespace().nth(field - 3).and_then(|word| word.parse::<i64>().ok());
-    let session_is_own = number(6) == Some(i64::from(pid));
+    let session_is_own = number(6) == Some(i64::from(step.pid()));
     expect(Process, "a session of its own", &session_is_own, &true)?;
     let scheduling = (number(41), number(19));
     expect(Process, "scheduling policy and nice value", &scheduling, &(Some(0), Some(0)))?;
-    let oom_score_adj = words(&file("oom_score_adj")?);
+    let oom_score_adj = words(&step.read("oom_score_adj")?);
     expect(Process, "oom_score_adj", &oom_score_adj.as_str(), &"0")?;
-    stands(pid, ordered)?;
-    let clock_offsets = clocks(&file("timens_offsets")?)?;
+    stands(step, ordered)?;
+    let Settled { uid_map, gid_map, clock_offsets } = settled;
     Ok(Surroundings {
         uid_map,
         gid_map,
@@ -56,20 +72,15 @@ pub(super) fn check(pid: i32, status: &str, ordered: &Ordered<'_>) -> Result<Sur
 }
 
 /// The step's working directory is the one of its own view.
-fn stands(pid: i32, ordered: &Ordered<'_>) -> Result<(), Error> {
-    let identity = |path: String, within: Option<&str>| {
-        let open = || {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let at = openat(CWD, &path, flags, Mode::empty())?;
-            let Some(within) = within else { return view::Identity::of(std::os::fd::AsFd::as_fd(&at)) };
-            let resolve = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_MAGICLINKS;
-            let at = rustix::fs::openat2(&at, within, flags, Mode::empty(), resolve)?;
-            view::Identity::of(std::os::fd::AsFd::as_fd(&at))
-        };
-        open().map_err(|source| Error::Read { path: path.clone(), source: source.into() })
-    };
-    let found = identity(format!("/proc/{pid}/cwd"), None)?;
-    let expected = identity(format!("/proc/{pid}/root"), Some(&ordered.policy.workdir))?;
+fn stands(step: &Step, ordered: &Ordered<'_>) -> Result<(), Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY;
+    let (cwd, root) = (step.at("cwd", flags)?, step.at("root", flags)?);
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let path = &ordered.policy.workdir;
+    let failed = |source: rustix::io::Errno| Error::Read { path: path.clone(), source: source.into() };
+    let ordered = openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(failed)?;
+    let [found, expected] = [cwd, ordered].map(|at| view::Identity::of(at.as_fd()).map_err(failed));
+    let (found, expected) = (found?, expected?);
     expect(View, "working directory", &found, &expected)
 }
 

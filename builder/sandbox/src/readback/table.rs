@@ -84,17 +84,16 @@ struct Thread {
 }
 
 impl MountReader {
-    /// Every mount of a namespace, given as its file in `/proc/PID/ns`.
+    /// Asks for every mount of a namespace, given as its file in `/proc/PID/ns`.
     ///
     /// # Errors
-    /// What the kernel answers; `E2BIG` for more mounts than any step has.
-    pub(super) fn read(&self, namespace: File) -> io::Result<Vec<Mounted>> {
+    /// If nobody is there to answer. What the kernel says is the answer: `E2BIG` for more mounts than any step has.
+    pub(super) fn ask(&self, namespace: File) -> io::Result<Receiver<io::Result<Vec<Mounted>>>> {
         let (answer, answers) = sync_channel(1);
-        self.ask((namespace, answer))?;
-        answers.recv().unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::EFAULT)))
+        self.put((namespace, answer)).map(|()| answers)
     }
 
-    fn ask(&self, question: Question) -> io::Result<()> {
+    fn put(&self, question: Question) -> io::Result<()> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             *thread = Some(Thread::start()?);
@@ -211,8 +210,9 @@ mod tests {
         let text = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
         let mut expected: Vec<_> = text.lines().filter_map(|line| line.split(' ').nth(4)).collect();
         let reader = MountReader::default();
-        let mounts = reader.read(namespace.try_clone().expect("dup")).expect("mounts");
-        assert_eq!(reader.read(namespace).expect("mounts again"), mounts);
+        let read = |namespace| reader.ask(namespace).expect("a reader").recv().expect("an answer").expect("mounts");
+        let mounts = read(namespace.try_clone().expect("dup"));
+        assert_eq!(read(namespace), mounts);
         let mut found: Vec<_> = mounts.iter().map(|mount| mount.target.as_str()).collect();
         expected.sort_unstable();
         found.sort_unstable();

@@ -11,7 +11,8 @@ use nix::sys::signal::SigSet;
 use rustix::fs::{FileType, Mode, OFlags, fchown, fstat, open};
 use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Gid, Signal, Uid, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal, wait,
+    DumpableBehavior, Gid, Signal, Uid, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal,
+    setpriority_process, wait,
 };
 use rustix::thread::set_thread_groups;
 use rustix::time::{ClockId, clock_gettime};
@@ -20,7 +21,7 @@ use super::attach::Furniture;
 use super::{At, Descriptors, Empty, Handed, Staged, attach, set, step, write};
 use crate::filter::Filter;
 use crate::launcher::channel::Channel;
-use crate::launcher::order::{FIXED_DESCRIPTORS, Failed, ORDER_BYTES_MAX, Order, Report};
+use crate::launcher::order::{FIXED_DESCRIPTORS, Failed, Order, Report};
 use crate::layer::Layer;
 use crate::policy::{INIT_HOST_ID, Profile};
 use crate::sys::{self, Forked};
@@ -35,7 +36,7 @@ pub(crate) fn run(empty: Empty<'_>) -> ! {
 fn live(empty: Empty<'_>) {
     // What failed is said once there is an order that it keeps from being carried out.
     let furniture = furnish(&empty);
-    let Empty { control, proc, kit, alone } = empty;
+    let Empty { control, user, proc, kit, alone } = empty;
     let (order, descriptors) = match take_order(control) {
         Ok(Some(taken)) => taken,
         // No step is wanted here any more.
@@ -47,7 +48,7 @@ fn live(empty: Empty<'_>) {
         Ok(furniture) => furniture,
         Err(failed) => return drop(descriptors.control.send(&Report::Failed(failed), &[])),
     };
-    let handed = Handed { order, descriptors, furniture, proc, kit, alone };
+    let handed = Handed { order, descriptors, furniture, user, proc, kit, alone };
     let step = match begin(&handed) {
         Ok(Forked::Parent(step)) => step,
         Ok(Forked::Child) => step::run(handed),
@@ -64,7 +65,9 @@ fn live(empty: Empty<'_>) {
 
 /// The one order, with its descriptors; `None`: the caller has gone.
 fn take_order(control: Channel) -> Result<Option<(Order, Descriptors)>, (Channel, Failed)> {
-    let received = match control.receive::<Order>(&mut vec![0; ORDER_BYTES_MAX]) {
+    // Room for what comes and not for what may come: each page that is touched is copied first.
+    let received = control.next_bytes().and_then(|bytes| control.receive::<Order>(&mut vec![0; bytes]));
+    let received = match received {
         Ok(Some(received)) => received,
         Ok(None) => return Ok(None),
         Err(error) => return Err((control, refused(error, "order"))),
@@ -86,6 +89,8 @@ fn refused(error: io::Error, operation: &str) -> Failed {
 }
 
 fn begin(handed: &Handed<'_>) -> Staged<Forked> {
+    // Somebody waits from here on.
+    setpriority_process(None, 0).at(Layer::Process, "setpriority")?;
     prepare(handed)?;
     let forked = sys::fork(handed.alone).at(Layer::Process, "fork of the step")?;
     if matches!(forked, Forked::Parent(_)) {

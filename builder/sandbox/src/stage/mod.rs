@@ -23,7 +23,7 @@ use attach::Furniture;
 pub(crate) use attach::proc;
 pub(crate) use init::run;
 pub(crate) use landlock::PINNED_NUMBER as LANDLOCK_ABI;
-pub(crate) use step::{LOCKED_BYTES, PENDING_SIGNALS, STACK_BYTES, drop_bounding_set};
+pub(crate) use step::{LOCKED_BYTES, PENDING_SIGNALS, STACK_BYTES, drop_bounding_set, forbid_namespaces};
 
 /// What is the same for all sandboxes of a launcher, made before it was forked.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct Kit {
 #[derive(Debug)]
 pub(crate) struct Empty<'a> {
     pub(crate) control: Channel,
+    /// The step's user namespace, in which nobody is and nobody can make another namespace.
+    pub(crate) user: OwnedFd,
     /// The launcher's procfs, for settings.
     pub(crate) proc: &'a OwnedFd,
     pub(crate) kit: &'a Kit,
@@ -52,6 +54,7 @@ struct Handed<'a> {
     order: Order,
     descriptors: Descriptors,
     furniture: Furniture,
+    user: OwnedFd,
     proc: &'a OwnedFd,
     kit: &'a Kit,
     alone: &'a SingleThread,
@@ -84,10 +87,10 @@ impl Descriptors {
     }
 }
 
-type Staged<T> = Result<T, Failed>;
+pub(crate) type Staged<T> = Result<T, Failed>;
 
 /// Names the layer and the operation of an error.
-trait At<T> {
+pub(crate) trait At<T> {
     fn at(self, layer: Layer, operation: &str) -> Staged<T>;
 }
 

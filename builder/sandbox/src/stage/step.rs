@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
-use nix::sched::{CloneFlags, unshare};
-use rustix::fs::Mode;
+use nix::sched::{CloneFlags, setns};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, setpriority_process, setrlimit, setsid, umask};
 use rustix::thread::{
@@ -17,7 +16,7 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::{At, Descriptors, Handed, Staged, landlock, set};
+use super::{At, Descriptors, Handed, Kit, Staged, landlock, set};
 use crate::enforced::Confirmed;
 use crate::filter::Filter;
 use crate::launcher::channel::Channel;
@@ -27,7 +26,16 @@ use crate::policy::VIEW_ID;
 use crate::sys::{self, SingleThread};
 
 /// Namespaces that a step may create none of. Source: namespaces(7), `/proc/sys/user`.
-const NAMESPACES: [&str; 8] = ["user", "pid", "uts", "ipc", "net", "mnt", "cgroup", "time"];
+const NAMESPACES_MAX: [&str; 8] = [
+    "max_user_namespaces",
+    "max_pid_namespaces",
+    "max_uts_namespaces",
+    "max_ipc_namespaces",
+    "max_net_namespaces",
+    "max_mnt_namespaces",
+    "max_cgroup_namespaces",
+    "max_time_namespaces",
+];
 /// Stack: soft as usual, hard what gcc raises it to.
 pub(crate) const STACK_BYTES: (u64, u64) = (8 << 20, 64 << 20);
 /// Memory that can be locked: what a kernel gives by default (`RLIMIT_MEMLOCK` before Linux 5.16).
@@ -35,15 +43,11 @@ pub(crate) const LOCKED_BYTES: u64 = 64 << 10;
 /// Signals that can be pending.
 pub(crate) const PENDING_SIGNALS: u64 = 1024;
 
-/// How long the sandbox init is waited for that takes the old root off, and how often that is looked at: it has begun already.
-const ROOT_TRIES: u32 = 100_000;
-const ROOT_PAUSE: Duration = Duration::from_micros(50);
-
 /// Runs the step process to its end.
 pub(super) fn run(handed: Handed<'_>) -> ! {
-    let Handed { order, descriptors, proc, kit, alone, .. } = handed;
+    let Handed { order, descriptors, user, proc, kit, alone, .. } = handed;
     let filter = kit.filters.of(order.profile);
-    let (control, result) = match confine(&order, &descriptors, proc) {
+    let (control, result) = match confine(&order, &descriptors, &user, proc) {
         Err(failed) => (Ok(descriptors.control), Err(failed)),
         Ok(confirmed) => match settle(&order, descriptors, alone) {
             Ok(control) => {
@@ -61,45 +65,53 @@ pub(super) fn run(handed: Handed<'_>) -> ! {
 }
 
 /// Everything up to the capabilities, while the set-up's descriptors are still open.
-fn confine(order: &Order, descriptors: &Descriptors, proc: &OwnedFd) -> Staged<Confirmed> {
+fn confine(order: &Order, descriptors: &Descriptors, user: &OwnedFd, proc: &OwnedFd) -> Staged<Confirmed> {
     let own_keyring = new_process(descriptors)?;
     if order.require(Layer::ProcessLimits) {
         process_limits(order).at(Layer::ProcessLimits, "setrlimit")?;
     }
-    enter_user_namespace()?;
+    setns(user, CloneFlags::CLONE_NEWUSER).at(Layer::Namespaces, "setns of user")?;
     descriptors.control.send(&Report::Unmapped, &[]).at(Layer::Identity, "asking for the user")?;
-    wait_for_go(&descriptors.control)?;
+    // Needs no user, so it is done while the caller makes one.
+    if order.require(Layer::Capabilities) {
+        drop_bounding_set()?;
+    }
     let mut namespaces_max = BTreeMap::new();
     if order.require(Layer::NestedNamespaces) {
-        for name in NAMESPACES {
-            let setting = format!("max_{name}_namespaces");
-            let value = set(proc, &format!("sys/user/{setting}"), "0").at(Layer::NestedNamespaces, &setting)?;
-            namespaces_max.insert(setting, value);
+        let settings = settings_of_user(proc)?;
+        for setting in NAMESPACES_MAX {
+            let value = super::read(&settings, setting).at(Layer::NestedNamespaces, setting)?;
+            namespaces_max.insert(setting.to_owned(), value);
         }
     }
     let memfd_noexec = super::read(proc, "sys/vm/memfd_noexec").at(Layer::AnonymousExec, "vm.memfd_noexec")?;
     let names = rustix::system::uname();
     let hostname = names.nodename().to_string_lossy().into_owned();
     let personality = nix::sys::personality::get().at(Layer::Process, "personality")?.bits() as u32;
+    wait_for_go(&descriptors.control)?;
     Ok(Confirmed { landlock: None, personality, securebits: 0, memfd_noexec, namespaces_max, own_keyring, hostname })
 }
 
-/// Until the sandbox init has taken the launcher's root off ours, the kernel takes us for chrooted, who may not.
-/// Source: `current_chrooted` in fs/namespace.c.
-fn enter_user_namespace() -> Staged<()> {
-    for _ in 0..ROOT_TRIES {
-        match unshare(CloneFlags::CLONE_NEWUSER) {
-            Err(nix::errno::Errno::EPERM) => std::thread::sleep(ROOT_PAUSE),
-            result => return result.at(Layer::Namespaces, "unshare of user"),
-        }
+/// The settings of the caller's user namespace, in a procfs.
+fn settings_of_user(proc: &OwnedFd) -> Staged<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(proc, "sys/user", flags, Mode::empty()).at(Layer::NestedNamespaces, "open of sys/user")
+}
+
+/// No namespace can be made in the caller's user namespace from here on, unless the layer is not to be there.
+pub(crate) fn forbid_namespaces(proc: &OwnedFd, kit: &Kit) -> Staged<()> {
+    if kit.left_out.contains(&Layer::NestedNamespaces) {
+        return Ok(());
     }
-    Err(Errno::PERM).at(Layer::Namespaces, "unshare of user")
+    let settings = settings_of_user(proc)?;
+    NAMESPACES_MAX
+        .iter()
+        .try_for_each(|setting| set(&settings, setting, "0").at(Layer::NestedNamespaces, setting).map(drop))
 }
 
 /// Identity, capabilities and descriptors. Returns the control socket, the only descriptor left beside the standard three.
 fn settle(order: &Order, descriptors: Descriptors, alone: &SingleThread) -> Staged<Channel> {
     if order.require(Layer::Capabilities) {
-        drop_bounding_set()?;
         drop_privileges(VIEW_ID)?;
     } else {
         identity(VIEW_ID)?;

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::sys::fanotify::{
     EventFFlags, Fanotify, FanotifyEvent, FanotifyResponse, InitFlags, MarkFlags, MaskFlags, Response,
 };
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
+use rustix::fs::CWD;
 use sha2::{Digest, Sha256};
 
 use super::Execution;
@@ -34,6 +34,8 @@ const JOBS_MAX: usize = 64;
 const KNOWN_MAX: usize = 4096;
 /// Bytes hashed between two looks at what else there is to do.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes of what the kernel says of a group that marks some mounts.
+const INFO_BYTES_USUAL: usize = 4096;
 /// A file that changed longer ago than this has another time of change after it changes again: a tick is 10 ms at most.
 const SETTLED: Duration = Duration::from_secs(2);
 /// The kernel takes a lease away this long after somebody wants to write (`fs.lease-break-time`, 45 s unless it was set).
@@ -95,18 +97,36 @@ impl Group {
         Ok(Self(Fanotify::init(flags, files)?))
     }
 
+    /// Asks from here on about executions from the mount at `at`, its root.
+    fn mark(&self, at: BorrowedFd<'_>) -> nix::Result<()> {
+        let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT;
+        match self.0.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, at, Some(".")) {
+            // What is no directory is named by the descriptor that we have of it.
+            Err(nix::errno::Errno::ENOTDIR) => {
+                let path = format!("/proc/self/fd/{}", at.as_raw_fd());
+                self.0.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, CWD, Some(path.as_str()))
+            }
+            marked => marked,
+        }
+    }
+
     /// How many mounts it marks, by the kernel's own word.
     fn marks(&self) -> io::Result<usize> {
-        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_fd().as_raw_fd()))?;
+        let mut info = String::with_capacity(INFO_BYTES_USUAL);
+        File::open(format!("/proc/self/fdinfo/{}", self.0.as_fd().as_raw_fd()))?.read_to_string(&mut info)?;
         Ok(info.lines().filter(|line| line.starts_with("fanotify mnt_id:")).count())
     }
 
-    /// Takes all marks off. Whether it marks nothing and asks nothing now.
-    pub(super) fn is_clear(&self) -> bool {
+    /// Takes all marks off. Whether the kernel did.
+    pub(super) fn clear(&self) -> bool {
         let flags = MarkFlags::FAN_MARK_FLUSH | MarkFlags::FAN_MARK_MOUNT;
-        let flushed = self.0.mark(flags, MaskFlags::empty(), CWD, None::<&str>).is_ok();
+        self.0.mark(flags, MaskFlags::empty(), CWD, None::<&str>).is_ok()
+    }
+
+    /// Whether it marks nothing and asks nothing.
+    pub(super) fn is_clear(&self) -> bool {
         let asks_nothing = self.0.read_events() == Err(nix::errno::Errno::EAGAIN);
-        flushed && asks_nothing && self.marks().is_ok_and(|marks| marks == 0)
+        asks_nothing && self.marks().is_ok_and(|marks| marks == 0)
     }
 }
 
@@ -130,6 +150,7 @@ pub(super) struct Executions {
     /// Whether a file that is on no mount of the step may run: only if the layer against it was given up.
     anonymous: bool,
     marks: usize,
+    chunk: Vec<u8>,
 }
 
 impl std::fmt::Debug for Executions {
@@ -152,19 +173,14 @@ impl Executions {
             unlisted: 0,
             anonymous,
             marks: 0,
+            chunk: Vec::new(),
         }
     }
 
-    /// Has the kernel ask about executions from the mounts at `targets` in the view of process `pid`, which has executed nothing.
-    pub(super) fn mark<'a>(&mut self, pid: i32, targets: impl Iterator<Item = &'a str>) -> io::Result<()> {
-        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = open(format!("/proc/{pid}/root"), directory, Mode::empty())?;
-        for target in targets {
-            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-            let mount = openat2(&root, target, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)?;
-            let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
-            let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_MOUNT;
-            self.group.0.mark(flags, MaskFlags::FAN_OPEN_EXEC_PERM, CWD, Some(path.as_str()))?;
+    /// Has the kernel ask about executions from these mounts of a step that has executed nothing.
+    pub(super) fn mark<'a>(&mut self, mounts: impl Iterator<Item = BorrowedFd<'a>>) -> io::Result<()> {
+        for mount in mounts {
+            self.group.mark(mount)?;
             self.marks += 1;
         }
         Ok(())
@@ -343,10 +359,11 @@ impl Executions {
     /// Hashes a little.
     pub(super) fn work(&mut self) -> Result<(), Failure> {
         let Some(job) = self.jobs.front_mut() else { return Ok(()) };
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let length = job.leased.file.read_at(&mut chunk, job.at).map_err(io_failure("read of an executed file"))?;
+        self.chunk.resize(CHUNK_BYTES, 0);
+        let length =
+            job.leased.file.read_at(&mut self.chunk, job.at).map_err(io_failure("read of an executed file"))?;
         if length > 0 {
-            job.hash.update(chunk.get(..length).unwrap_or_default());
+            job.hash.update(self.chunk.get(..length).unwrap_or_default());
             job.at += length as u64;
             return Ok(());
         }

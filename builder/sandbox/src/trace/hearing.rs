@@ -3,7 +3,7 @@
 //! To close a group takes the kernel milliseconds, in which it waits for all its readers. So a group that has nothing of its step
 //! left, by the kernel's word, is used again, and in the end the launcher process closes it, for which nobody waits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::audit;
 use super::executions::Group;
@@ -29,26 +29,30 @@ impl Hearing {
 
     /// A group that marks nothing and asks nothing.
     pub(super) fn take_group(&self) -> Result<Group, Error> {
-        let kept = self.groups.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        match kept {
-            Some(group) => Ok(group),
-            None => Group::new().map_err(|source| Error::Executions { operation: "start of fanotify", source }),
+        // One that has something of its step left is closed.
+        while let Some(kept) = self.kept().pop() {
+            if kept.is_clear() {
+                return Ok(kept);
+            }
         }
+        Group::new().map_err(|source| Error::Executions { operation: "start of fanotify", source })
     }
 
     /// All groups that are kept, for who closes them.
     pub(crate) fn groups(&self) -> Vec<Group> {
-        std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.kept())
     }
 
-    /// Takes a group back, unless something of its step is left in it.
+    /// Takes a group back from a step that is gone. Whether something is left in it is asked when it is used again.
     pub(super) fn keep_group(&self, group: Group) {
-        if !group.is_clear() {
-            return;
-        }
-        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        if groups.len() < GROUPS_MAX {
+        let is_cleared = group.clear();
+        let mut groups = self.kept();
+        if is_cleared && groups.len() < GROUPS_MAX {
             groups.push(group);
         }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Vec<Group>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@
 //! counters of its cgroup. Before the step runs, each has been heard once ([`Sources`]).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -169,15 +169,17 @@ impl Watch {
         self.listener = Some(Listener::new(listener));
     }
 
-    /// Tells the step `pid`, which waits before its first execution, from all others, and has the kernel ask about executions from
-    /// `targets`, its mounts from which something can be executed.
-    pub(crate) fn mark<'a>(&mut self, pid: i32, targets: impl Iterator<Item = &'a str>) -> Result<(), Error> {
-        let session = format!("/proc/{pid}/sessionid");
-        let session = std::fs::read_to_string(session).map_err(audit_error("session"))?;
-        let session = session.trim_end().parse().map_err(|_| Error::Session { found: session.clone() })?;
+    /// Tells a step, which waits before its first execution, from all others by its audit session (the text of its `sessionid`), and
+    /// has the kernel ask about executions from `mounts`, those of the step from which something can be executed.
+    pub(crate) fn mark<'a>(
+        &mut self,
+        session: &str,
+        mounts: impl Iterator<Item = BorrowedFd<'a>>,
+    ) -> Result<(), Error> {
+        let session = session.trim_end().parse().map_err(|_| Error::Session { found: session.to_owned() })?;
         self.calls = Calls::of(session);
         let failed = |source| Error::Executions { operation: "marks of fanotify", source };
-        self.executions.mark(pid, targets).map_err(failed)
+        self.executions.mark(mounts).map_err(failed)
     }
 
     /// Whether the kernel holds all these marks.
@@ -308,7 +310,7 @@ impl Watch {
         Ok(())
     }
 
-    /// The step is gone: puts the barrier that [`Watch::finish`] waits for.
+    /// The step is gone: puts the barrier that [`Watch::finish`] waits for, behind any other.
     pub(crate) fn over(&mut self) -> Result<(), Error> {
         self.audit.mark().map_err(audit_error("barrier"))
     }

@@ -1,5 +1,6 @@
 //! A step's life: what it finds, how it ends, what is left.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_launcher_refuses_a_threaded_process", a_launcher_refuses_a_threaded_process),
     ("the_longest_text_reaches_the_step", the_longest_text_reaches_the_step),
     ("concurrent_steps_do_not_mix", concurrent_steps_do_not_mix),
+    ("no_namespace_is_given_out_twice", no_namespace_is_given_out_twice),
     ("a_program_is_found_in_the_path", a_program_is_found_in_the_path),
     ("nothing_is_left_on_the_host", nothing_is_left_on_the_host),
 ];
@@ -199,6 +201,20 @@ fn concurrent_steps_do_not_mix(bench: &Bench) {
             });
         }
     });
+}
+
+/// The third on come out of sandboxes that were made ahead. While all of them live, no number can be used again.
+fn no_namespace_is_given_out_twice(bench: &Bench) {
+    let start = |slot| {
+        let (reader, writer) = pipe();
+        let errors = writer.try_clone().expect("dup");
+        let draft = Draft { slot, mounts: vec![], workdir: "/".into(), ..bench.draft(&["sleep_forever"]) };
+        (bench.launcher.spawn(&Policy::new(draft).expect("policy"), writer, errors).expect("step"), reader)
+    };
+    let steps: Vec<_> = (0..4).map(start).collect();
+    let numbers: BTreeSet<u64> =
+        steps.iter().flat_map(|(step, _)| step.enforced().namespaces.values().copied()).collect();
+    assert_eq!(numbers.len(), 4 * 8, "{numbers:?}");
 }
 
 fn a_program_is_found_in_the_path(bench: &Bench) {
