@@ -24,6 +24,8 @@ pub(super) struct Sandbox {
     pub(super) init: i32,
     /// Its init, as a pidfd.
     pub(super) pidfd: OwnedFd,
+    /// The user namespace of its step, in which nobody is.
+    pub(super) user: OwnedFd,
     pub(super) cgroup: Cgroup,
 }
 
@@ -102,7 +104,7 @@ impl Line {
             return Ok((sandbox, Arc::clone(owners)));
         }
         self.request(Request::Owners { host_id }, &[])?;
-        let (Reply::Owners, Some(owners)) = self.reply()? else { return Err(Error::OutOfTurn) };
+        let (Reply::Owners, [Some(owners), None]) = self.reply()? else { return Err(Error::OutOfTurn) };
         if self.owners.len() >= OWNERS_MAX {
             self.owners.clear();
         }
@@ -114,18 +116,21 @@ impl Line {
     /// The sandbox that was asked for, once it is there.
     fn made(&mut self) -> Result<Sandbox, Error> {
         let Asked { control, cgroup } = self.asked.take().ok_or(Error::OutOfTurn)?;
-        let (Reply::Sandbox { pid }, Some(pidfd)) = self.reply()? else { return Err(Error::OutOfTurn) };
-        Ok(Sandbox { control, init: pid, pidfd, cgroup })
+        let (Reply::Sandbox { pid }, [Some(pidfd), Some(user)]) = self.reply()? else { return Err(Error::OutOfTurn) };
+        Ok(Sandbox { control, init: pid, pidfd, user, cgroup })
     }
 
-    /// Ends the launcher, and the sandbox that nobody used. `slow` is what it takes the kernel long to close: the launcher's last child
-    /// does.
-    pub(super) fn close(&mut self, slow: &[impl AsFd]) {
+    /// Ends the sandbox that nobody used, and leaves to the launcher's last child what it takes the kernel long to close: `slow`.
+    pub(super) fn leave(&mut self, slow: &[impl AsFd]) {
         self.end_unused();
         let slow: Vec<BorrowedFd<'_>> = slow.iter().map(AsFd::as_fd).collect();
         // What it does not get is closed here.
         let _ = self.request(Request::Close, &slow);
-        // If the launcher is gone already, there is nothing to do.
+    }
+
+    /// Ends the launcher.
+    pub(super) fn hang_up(&self) {
+        // If it is gone already, there is nothing to do.
         let _ = rustix::net::shutdown(self.channel.as_fd(), rustix::net::Shutdown::Both);
     }
 
@@ -145,14 +150,17 @@ impl Line {
         self.channel.send(&request, descriptors).map_err(|source| Error::Channel { with: "launcher", source })
     }
 
-    /// The next reply and its descriptor.
-    fn reply(&self) -> Result<(Reply, Option<OwnedFd>), Error> {
+    /// The next reply and its descriptors.
+    fn reply(&self) -> Result<(Reply, [Option<OwnedFd>; 2]), Error> {
         let received = self.channel.receive::<Reply>(&mut [0; REPORT_BYTES_MAX]);
         let received = received.map_err(|source| Error::Channel { with: "launcher", source })?;
         let received = received.ok_or(Error::Gone { who: "launcher" })?;
         match received.message {
             Reply::Failed(failed) => Err(failed.into()),
-            reply => Ok((reply, received.descriptors.into_iter().next())),
+            reply => {
+                let mut descriptors = received.descriptors.into_iter();
+                Ok((reply, [descriptors.next(), descriptors.next()]))
+            }
         }
     }
 }

@@ -104,8 +104,7 @@ pub fn check_profile(profile: Profile) -> Result<(), Error> {
 /// A running launcher process. Dropped, it ends, and steps that still run are killed.
 #[derive(Debug)]
 pub struct Launcher {
-    line: Mutex<Line>,
-    pid: i32,
+    zygote: Zygote,
     hierarchy: Hierarchy,
     requirements: Requirements,
     filters: StepFilters,
@@ -132,10 +131,8 @@ impl Launcher {
     pub fn start_with(requirements: Requirements) -> Result<Self, Error> {
         let start = |source| Error::Start { source };
         let alone = SingleThread::prove().map_err(start)?.map_err(|count| Error::Threads { count })?;
-        kernel::check(&requirements)?;
         let listened = !requirements.left_out().contains(&Layer::Trace);
         let filters = StepFilters::compile(listened).map_err(|source| Error::Filter { source })?;
-        let hierarchy = Hierarchy::prepare(requirements.require(Layer::Limits))?;
         let (ours, theirs) = Channel::pair().map_err(start)?;
         match sys::fork(&alone).map_err(start)? {
             // Leaves by _exit, so nothing of the caller's is dropped there.
@@ -145,14 +142,17 @@ impl Launcher {
             }
             Forked::Parent(pid) => {
                 drop(theirs);
-                let line = Mutex::new(Line::new(ours));
-                let (mounts, namespaces, hearing) = (MountReader::default(), Namespaces::new(), None);
-                let mut launcher = Self { line, pid, hierarchy, requirements, filters, mounts, namespaces, hearing };
-                // Made while we see to our own things; from here on a failure ends the launcher as its drop does.
-                launcher.line().ask(&launcher.hierarchy)?;
-                launcher.namespaces = readback::own_namespaces()?;
-                launcher.hearing = launcher.requirements.require(Layer::Trace).then(Hearing::start).transpose()?;
-                Ok(launcher)
+                // Dropped after the zygote, whose sandboxes are in it.
+                let hierarchy;
+                // It settles while we see to our own things; from here on a failure ends it.
+                let zygote = Zygote { line: Mutex::new(Line::new(ours)), pid };
+                kernel::check(&requirements)?;
+                hierarchy = Hierarchy::prepare(requirements.require(Layer::Limits))?;
+                zygote.line().ask(&hierarchy)?;
+                let namespaces = readback::own_namespaces()?;
+                let hearing = requirements.require(Layer::Trace).then(Hearing::start).transpose()?;
+                let mounts = MountReader::default();
+                Ok(Self { zygote, hierarchy, requirements, filters, mounts, namespaces, hearing })
             }
         }
     }
@@ -175,11 +175,13 @@ impl Launcher {
         let trees = policy.mounts.iter().map(|m| detach(&m.target, &m.source)).collect::<Result<Vec<OwnedFd>, _>>()?;
         let places = view::plan(policy, root.as_fd(), &trees)?;
         let order = Order::new(policy, places, &self.requirements);
-        let (Sandbox { control, init, pidfd, cgroup }, owners) = self.line().take(&self.hierarchy, policy.host_id())?;
+        let (Sandbox { control, init, pidfd, user, cgroup }, owners) =
+            self.line().take(&self.hierarchy, policy.host_id())?;
         if self.requirements.require(Layer::Limits) {
             cgroup.limit(&policy.limits)?;
         }
-        let mut descriptors: Vec<BorrowedFd<'_>> = vec![stdout.as_fd(), stderr.as_fd(), owners.as_fd(), root.as_fd()];
+        let mut descriptors: Vec<BorrowedFd<'_>> =
+            vec![stdout.as_fd(), stderr.as_fd(), owners.as_fd(), user.as_fd(), root.as_fd()];
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         debug_assert!(descriptors.len() <= DESCRIPTORS_MAX);
         send(&control, &order, &descriptors)?;
@@ -190,7 +192,7 @@ impl Launcher {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| Error::Source { target: "/".into(), source: source.into() })?;
         // From here on only the step and its init hold these.
-        drop((stdout, stderr, root, trees));
+        drop((stdout, stderr, user, root, trees));
         self.line().prepare_ahead(&self.hierarchy);
         let ordered = Ordered {
             policy,
@@ -216,9 +218,37 @@ impl Launcher {
         self.line().end_unused();
     }
 
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.zygote.line()
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        let slow = self.hearing.as_ref().map(Hearing::groups).unwrap_or_default();
+        self.line().leave(&slow);
+    }
+}
+
+/// The launcher process and the line to it. Dropped, it ends and is waited for.
+#[derive(Debug)]
+struct Zygote {
+    line: Mutex<Line>,
+    pid: i32,
+}
+
+impl Zygote {
     /// A thread that panicked in the middle of an exchange cannot exist: nothing in between panics.
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        self.line().hang_up();
+        // Fails only if it is gone already.
+        let _ = rustix::process::waitpid(Pid::from_raw(self.pid), WaitOptions::empty());
     }
 }
 
@@ -230,16 +260,6 @@ fn send(control: &Channel, order: &Order, descriptors: &[BorrowedFd<'_>]) -> Res
         return Err(Error::OrderTooLong { bytes: bytes.len() });
     }
     control.send_bytes(&bytes, descriptors).map_err(failed)
-}
-
-impl Drop for Launcher {
-    fn drop(&mut self) {
-        let slow = self.hearing.as_ref().map(Hearing::groups).unwrap_or_default();
-        self.line().close(&slow);
-        drop(slow);
-        // Fails only if it is gone already.
-        let _ = rustix::process::waitpid(Pid::from_raw(self.pid), WaitOptions::empty());
-    }
 }
 
 /// Hears whether the step's Landlock domain is told of. The step has tried something forbidden, which must be heard.

@@ -16,8 +16,8 @@ pub(crate) const ORDER_BYTES_MAX: usize = 200 * 1024;
 pub(crate) const REPORT_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of one request to the launcher.
 pub(crate) const REQUEST_BYTES_MAX: usize = 256;
-/// Descriptors before the trees: stdout, stderr, the owner map.
-pub(crate) const FIXED_DESCRIPTORS: usize = 3;
+/// Descriptors before the trees: stdout, stderr, the owner map, the step's user namespace.
+pub(crate) const FIXED_DESCRIPTORS: usize = 4;
 /// Descriptors of one message: fixed ones, the root and every mount. The kernel's limit is 253 (SCM_MAX_FD).
 pub(crate) const DESCRIPTORS_MAX: usize = FIXED_DESCRIPTORS + 1 + crate::policy::MOUNTS_MAX;
 
@@ -32,7 +32,8 @@ pub(crate) enum Request {
     Close,
 }
 
-/// Caller to the init of an empty sandbox: start this. Comes with the descriptors stdout, stderr, owner map, then the trees.
+/// Caller to the init of an empty sandbox: start this. Comes with the descriptors stdout, stderr, owner map, user namespace, then the
+/// trees.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) places: Vec<Place>,
@@ -82,7 +83,7 @@ pub(crate) struct Failed {
 /// Launcher to caller, in the order of its requests.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    /// There is an empty sandbox. Comes with its init's pidfd.
+    /// There is an empty sandbox. Comes with its init's pidfd, and with a user namespace for its step.
     Sandbox {
         pid: i32,
     },

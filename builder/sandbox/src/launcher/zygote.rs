@@ -170,22 +170,27 @@ fn answer(
         Request::Close => return Ok(()),
     };
     match made {
-        Ok((reply, descriptor)) => channel.send(&reply, &[descriptor.as_fd()]),
+        Ok((reply, descriptors)) => channel.send(&reply, &descriptors.iter().map(AsFd::as_fd).collect::<Vec<_>>()),
         Err(failed) => channel.send(&Reply::Failed(failed), &[]),
     }
 }
 
-/// Clones an empty sandbox, whose init makes ready what is the same for all steps and then waits for its order. Comes with its pidfd.
-fn sandbox(descriptors: Vec<OwnedFd>, proc: &OwnedFd, kit: &Kit, alone: &SingleThread) -> Staged<(Reply, OwnedFd)> {
+/// Clones an empty sandbox, whose init makes ready what is the same for all steps and then waits for its order. Meanwhile makes the
+/// user namespace of its step. Comes with the init's pidfd and with that.
+fn sandbox(
+    descriptors: Vec<OwnedFd>,
+    proc: &OwnedFd,
+    kit: &Kit,
+    alone: &SingleThread,
+) -> Staged<(Reply, Vec<OwnedFd>)> {
     let descriptors = <[OwnedFd; 2]>::try_from(descriptors).map_err(|_| Errno::BADF);
     let [control, cgroup] = descriptors.at(Layer::Namespaces, "request with other descriptors")?;
-    let user = user_namespace(proc, kit, alone)?;
     match sys::clone_step(alone, cgroup.as_fd()).at(Layer::Namespaces, "clone3")? {
         Cloned::Child => {
             drop(cgroup);
-            stage::run(Empty { control: Channel::from_fd(control), user, proc, kit, alone })
+            stage::run(Empty { control: Channel::from_fd(control), proc, kit, alone })
         }
-        Cloned::Parent { pid, pidfd } => Ok((Reply::Sandbox { pid }, pidfd)),
+        Cloned::Parent { pid, pidfd } => Ok((Reply::Sandbox { pid }, vec![pidfd, user_namespace(proc, kit, alone)?])),
     }
 }
 
@@ -200,9 +205,9 @@ fn user_namespace(proc: &OwnedFd, kit: &Kit, alone: &SingleThread) -> Staged<Own
 }
 
 /// The owner map of a step's files.
-fn owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> Staged<(Reply, OwnedFd)> {
+fn owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> Staged<(Reply, Vec<OwnedFd>)> {
     let owners = make_owners(proc, host_id, alone).at(Layer::Namespaces, "user namespace of the owner map")?;
-    Ok((Reply::Owners, owners))
+    Ok((Reply::Owners, vec![owners]))
 }
 
 /// The user namespace that maps root on disk to `host_id` and nothing else. Made by a child that does nothing but hold it open.

@@ -36,7 +36,7 @@ pub(crate) fn run(empty: Empty<'_>) -> ! {
 fn live(empty: Empty<'_>) {
     // What failed is said once there is an order that it keeps from being carried out.
     let furniture = furnish(&empty);
-    let Empty { control, user, proc, kit, alone } = empty;
+    let Empty { control, proc, kit, alone } = empty;
     let (order, descriptors) = match take_order(control) {
         Ok(Some(taken)) => taken,
         // No step is wanted here any more.
@@ -48,7 +48,7 @@ fn live(empty: Empty<'_>) {
         Ok(furniture) => furniture,
         Err(failed) => return drop(descriptors.control.send(&Report::Failed(failed), &[])),
     };
-    let handed = Handed { order, descriptors, furniture, user, proc, kit, alone };
+    let handed = Handed { order, descriptors, furniture, proc, kit, alone };
     let step = match begin(&handed) {
         Ok(Forked::Parent(step)) => step,
         Ok(Forked::Child) => step::run(handed),
@@ -76,9 +76,9 @@ fn take_order(control: Channel) -> Result<Option<(Order, Descriptors)>, (Channel
     let expected = FIXED_DESCRIPTORS + 1 + order.places.iter().filter(|place| place.is_tree()).count();
     let count = received.descriptors.len();
     let mut descriptors = received.descriptors.into_iter();
-    match (descriptors.next(), descriptors.next(), descriptors.next()) {
-        (Some(stdout), Some(stderr), Some(owners)) if count == expected => {
-            Ok(Some((order, Descriptors { control, stdout, stderr, owners, trees: descriptors.collect() })))
+    match (descriptors.next(), descriptors.next(), descriptors.next(), descriptors.next()) {
+        (Some(stdout), Some(stderr), Some(owners), Some(user)) if count == expected => {
+            Ok(Some((order, Descriptors { control, stdout, stderr, owners, user, trees: descriptors.collect() })))
         }
         _ => Err((control, refused(Errno::BADF.into(), "order with other descriptors than mounts"))),
     }

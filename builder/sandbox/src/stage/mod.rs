@@ -40,8 +40,6 @@ pub(crate) struct Kit {
 #[derive(Debug)]
 pub(crate) struct Empty<'a> {
     pub(crate) control: Channel,
-    /// The step's user namespace, in which nobody is and nobody can make another namespace.
-    pub(crate) user: OwnedFd,
     /// The launcher's procfs, for settings.
     pub(crate) proc: &'a OwnedFd,
     pub(crate) kit: &'a Kit,
@@ -54,7 +52,6 @@ struct Handed<'a> {
     order: Order,
     descriptors: Descriptors,
     furniture: Furniture,
-    user: OwnedFd,
     proc: &'a OwnedFd,
     kit: &'a Kit,
     alone: &'a SingleThread,
@@ -68,6 +65,8 @@ struct Descriptors {
     stderr: OwnedFd,
     /// User namespace that maps root on disk to the step's host user.
     owners: OwnedFd,
+    /// The step's own, in which nobody is and nobody can make another namespace.
+    user: OwnedFd,
     /// The image, then the policy's mounts.
     trees: Vec<OwnedFd>,
 }

@@ -45,9 +45,9 @@ pub(crate) const PENDING_SIGNALS: u64 = 1024;
 
 /// Runs the step process to its end.
 pub(super) fn run(handed: Handed<'_>) -> ! {
-    let Handed { order, descriptors, user, proc, kit, alone, .. } = handed;
+    let Handed { order, descriptors, proc, kit, alone, .. } = handed;
     let filter = kit.filters.of(order.profile);
-    let (control, result) = match confine(&order, &descriptors, &user, proc) {
+    let (control, result) = match confine(&order, &descriptors, proc) {
         Err(failed) => (Ok(descriptors.control), Err(failed)),
         Ok(confirmed) => match settle(&order, descriptors, alone) {
             Ok(control) => {
@@ -65,12 +65,12 @@ pub(super) fn run(handed: Handed<'_>) -> ! {
 }
 
 /// Everything up to the capabilities, while the set-up's descriptors are still open.
-fn confine(order: &Order, descriptors: &Descriptors, user: &OwnedFd, proc: &OwnedFd) -> Staged<Confirmed> {
+fn confine(order: &Order, descriptors: &Descriptors, proc: &OwnedFd) -> Staged<Confirmed> {
     let own_keyring = new_process(descriptors)?;
     if order.require(Layer::ProcessLimits) {
         process_limits(order).at(Layer::ProcessLimits, "setrlimit")?;
     }
-    setns(user, CloneFlags::CLONE_NEWUSER).at(Layer::Namespaces, "setns of user")?;
+    setns(&descriptors.user, CloneFlags::CLONE_NEWUSER).at(Layer::Namespaces, "setns of user")?;
     descriptors.control.send(&Report::Unmapped, &[]).at(Layer::Identity, "asking for the user")?;
     // Needs no user, so it is done while the caller makes one.
     if order.require(Layer::Capabilities) {

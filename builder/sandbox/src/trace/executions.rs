@@ -150,6 +150,7 @@ pub(super) struct Executions {
     /// Whether a file that is on no mount of the step may run: only if the layer against it was given up.
     anonymous: bool,
     marks: usize,
+    /// Room to read into, once there is something to hash.
     chunk: Vec<u8>,
 }
 
@@ -359,7 +360,10 @@ impl Executions {
     /// Hashes a little.
     pub(super) fn work(&mut self) -> Result<(), Failure> {
         let Some(job) = self.jobs.front_mut() else { return Ok(()) };
-        self.chunk.resize(CHUNK_BYTES, 0);
+        if self.chunk.is_empty() {
+            // Zeros of the kernel's, which cost nothing until something is read into them.
+            self.chunk = vec![0; CHUNK_BYTES];
+        }
         let length =
             job.leased.file.read_at(&mut self.chunk, job.at).map_err(io_failure("read of an executed file"))?;
         if length > 0 {
