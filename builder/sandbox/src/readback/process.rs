@@ -1,10 +1,10 @@
 //! A process as the kernel shows it: its directory in `/proc`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
+use rustix::fs::{CWD, Dir, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::{Error, expect};
@@ -70,10 +70,11 @@ impl Process {
 
     /// Its open descriptors, in order.
     pub(super) fn descriptors(&self) -> Result<Vec<u32>, Error> {
-        let path = self.path("fd");
-        let names = fs::read_dir(&path).and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect());
-        let names: Vec<_> = names.map_err(|source| Error::Read { path, source })?;
-        let mut found: Vec<u32> = names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect();
+        let directory = self.at("fd", OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let entries = Dir::new(directory).and_then(|entries| entries.collect::<Result<Vec<_>, _>>());
+        let entries = entries.map_err(self.failed("fd"))?;
+        let mut found: Vec<u32> =
+            entries.iter().filter_map(|entry| entry.file_name().to_str().ok()?.parse().ok()).collect();
         found.sort_unstable();
         Ok(found)
     }
