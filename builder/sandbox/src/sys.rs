@@ -25,13 +25,10 @@ const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_PIDFD: u64 = 0x1000;
 /// Stack of a child that opens some files for us.
 const CHILD_STACK_BYTES: usize = 64 << 10;
-/// Mount, pid, net, ipc, uts and cgroup namespaces: all that must exist before, and so be owned above, the user namespace.
-const STEP_NAMESPACES: u64 = (libc::CLONE_NEWNS
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP) as u64;
+/// Mount, pid, ipc, uts and cgroup namespaces. Like that of the network they must exist before, and so be owned above, the user
+/// namespace.
+const STEP_NAMESPACES: u64 =
+    (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP) as u64;
 
 /// Holding one proves that the process had exactly one thread when it was made, and it cannot be sent to another thread:
 /// what makes it sound to go on with ordinary Rust after a fork.
@@ -64,6 +61,19 @@ pub(crate) fn fork(_: &SingleThread) -> io::Result<Forked> {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Forked::Child),
         pid => Ok(Forked::Parent(pid)),
+    }
+}
+
+/// As [`fork`], with the child in a new user namespace.
+pub(crate) fn fork_into_user_namespace(_: &SingleThread) -> io::Result<Forked> {
+    let args =
+        CloneArgs { flags: libc::CLONE_NEWUSER as u64, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    // SAFETY: no CLONE_VM and no stack given, so it behaves like fork; the token proves that there is one thread; `args` outlives
+    // the call.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid as i32)),
     }
 }
 
@@ -122,15 +132,15 @@ pub(crate) fn clone_step(_: &SingleThread, cgroup: BorrowedFd<'_>) -> io::Result
     }
 }
 
-/// Runs `work` in a child that is born in a new user namespace and shares our memory and descriptors, while we stand still. The
-/// namespace lasts if `work` opens it. Nothing is copied: a fork would take longer than all that is done in the child.
-pub(crate) fn in_user_namespace<T>(_: &SingleThread, work: impl FnOnce() -> T) -> io::Result<T> {
+/// Runs `work` in a child that shares our memory and descriptors, while we stand still: what it enters, we do not. Nothing is copied:
+/// a fork would take longer than all that is done in the child.
+pub(crate) fn in_child<T>(_: &SingleThread, work: impl FnOnce() -> T) -> io::Result<T> {
     struct Job<W, T> {
         work: Option<W>,
         done: Option<T>,
     }
     extern "C" fn run<W: FnOnce() -> T, T>(job: *mut libc::c_void) -> libc::c_int {
-        // SAFETY: `in_user_namespace` hands over its own job and does nothing with it until this has returned.
+        // SAFETY: `in_child` hands over its own job and does nothing with it until this has returned.
         let job = unsafe { &mut *job.cast::<Job<W, T>>() };
         // A panic must not unwind into a frame that is not Rust's.
         job.done = job.work.take().and_then(|work| catch_unwind(AssertUnwindSafe(work)).ok());
@@ -143,11 +153,13 @@ pub(crate) fn in_user_namespace<T>(_: &SingleThread, work: impl FnOnce() -> T) -
     let mut stack = Box::<[u128]>::new_uninit_slice(CHILD_STACK_BYTES / size_of::<u128>());
     let mut job = Job { work: Some(work), done: None };
     let entry = entry(&job);
-    let flags = libc::CLONE_NEWUSER | libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_VFORK | libc::SIGCHLD;
+    let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_VFORK | libc::SIGCHLD;
     // SAFETY: with CLONE_VFORK the kernel holds us until the child has ended, and the token proves that there is no other thread,
     // so the child alone uses this memory; the stack is its own, aligned by its element type, and it and the job outlive it.
     let pid = unsafe { libc::clone(entry, stack.as_mut_ptr_range().end.cast(), flags, (&raw mut job).cast()) };
     check(libc::c_long::from(pid))?;
+    // Fails if the kernel reaps our children: then it has.
+    let _ = rustix::process::waitpid(rustix::process::Pid::from_raw(pid), rustix::process::WaitOptions::empty());
     job.done.ok_or_else(|| io::Error::from_raw_os_error(libc::ECHILD))
 }
 

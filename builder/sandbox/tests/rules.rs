@@ -7,18 +7,21 @@
     reason = "a test of its own harness: clippy cannot see that it is one"
 )]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use kiln_sandbox::{Launcher, Layer, Requirements};
+use kiln_sandbox::{Draft, Launcher, Layer, Limits, Policy, Proc, Profile, Requirements, Source};
 use rustix::net::netlink::{self, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// No wait here is meant to take this long, on the slowest machine.
 const HANG: Duration = Duration::from_secs(60);
+/// The first of some slots that no other test takes.
+const SLOT: u16 = 920;
 /// Messages of audit. Source: include/uapi/linux/audit.h, include/uapi/linux/netlink.h.
 const DONE: u16 = 3;
 const ADD_RULE: u16 = 1011;
@@ -74,6 +77,23 @@ fn rules_live_as_long_as_their_launcher() {
 fn hold() {
     let requirements = Requirements::all().without(Layer::Limits).expect("not essential");
     let launcher = Launcher::start_with(requirements).expect("a launcher");
+    // Rules are made for the first step, whatever becomes of it.
+    let draft = Draft {
+        root: Source::Path("/".into()),
+        mounts: vec![],
+        temporaries: vec![],
+        argv: vec!["/bin/true".into()],
+        env: BTreeMap::new(),
+        workdir: "/".into(),
+        limits: Limits::default(),
+        profile: Profile::Strict,
+        proc: Proc::Minimal,
+        hostname: "localhost".into(),
+        slot: SLOT + (std::process::id() % 16) as u16,
+    };
+    let policy = Policy::new(draft).expect("a policy");
+    let null = || OwnedFd::from(File::options().write(true).open("/dev/null").expect("null"));
+    let _ = launcher.spawn(&policy, null(), null()).expect("a step").wait();
     let _ = std::io::stdin().read(&mut [0]);
     drop(launcher);
 }

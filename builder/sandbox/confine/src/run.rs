@@ -74,14 +74,14 @@ fn confine(arguments: &Arguments, known: &mut Known, status: &mut Status) -> Res
     let requirements = effective.requirements()?;
     Policy::new(effective.draft(known.command.clone(), 0))?;
     let signals = Blocked::block()?;
+    // Forks, so it comes before the first thread. It settles while we go on.
+    let launcher = Launcher::start_with(requirements)?;
     let slot = Slot::take()?;
     known.slot = Some(slot.number);
     let policy = Policy::new(effective.draft(known.command.clone(), slot.number))?;
     for layer in &effective.document().without {
         eprintln!("kiln-confine: given up: {layer}");
     }
-    // Forks, so it comes before the first thread.
-    let launcher = Launcher::start_with(requirements)?;
     let signals = signals.take()?;
     let ended = run(&launcher, &policy, &signals, status);
     signals.release();

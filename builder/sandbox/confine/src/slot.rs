@@ -105,7 +105,11 @@ fn clear_one(file: &mut File, path: &Path) -> Result<(), Error> {
     let failed = |source| Error::File { action: "clear", path: path.to_owned(), source };
     let mut text = String::new();
     Read::by_ref(file).take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-    // Empty: new, or its owner was killed between making it and starting anything.
+    // New, or its owner was killed between making it and starting anything. Not cut off for nothing: ext4 would write it out when it
+    // is closed. Source: auto_da_alloc in Documentation/admin-guide/ext4.rst.
+    if text.is_empty() {
+        return Ok(());
+    }
     if let Ok(pid) = text.trim_end().parse() {
         remove_abandoned(pid).map_err(|source| Error::Abandoned { pid, source })?;
     }

@@ -1,4 +1,4 @@
-//! The system call filter of a step: one BPF program, compiled once before the launcher forks.
+//! The system call filter of a step: one BPF program, that of the default profile compiled once before the launcher forks.
 //!
 //! It begins with an allowlist as a balanced tree over ranges of numbers: allowed, known and dangerous (EPERM), not offered
 //! (ENOSYS, so that libc falls back), foreign ABI (the process dies). Numbers that are allowed only with some arguments lead to the
@@ -12,6 +12,7 @@ mod numbers;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use seccompiler::{BackendError, BpfProgram, sock_filter};
 use sha2::{Digest, Sha256};
@@ -65,29 +66,36 @@ impl Answer {
     }
 }
 
-/// The filters of all profiles.
+/// The filters of all profiles, each compiled when it is first asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct StepFilters {
-    strict: Filter,
-    loopback: Filter,
-    debug: Filter,
+    listened: bool,
+    strict: OnceLock<Filter>,
+    loopback: OnceLock<Filter>,
+    debug: OnceLock<Filter>,
 }
 
 impl StepFilters {
-    /// Compiles all of them, as [`Filter::compile`].
-    pub(crate) fn compile(listened: bool) -> Result<Self, BackendError> {
-        let compile = |profile| Filter::compile(profile, listened);
-        let [strict, loopback, debug] = [Profile::Strict, Profile::Loopback, Profile::Debug].map(compile);
-        Ok(Self { strict: strict?, loopback: loopback?, debug: debug? })
+    /// With that of the default profile compiled, as [`Filter::compile`]: a process that is forked later need not.
+    pub(crate) fn new(listened: bool) -> Result<Self, BackendError> {
+        let [strict, loopback, debug] = [const { OnceLock::new() }; 3];
+        let filters = Self { listened, strict, loopback, debug };
+        filters.of(Profile::default())?;
+        Ok(filters)
     }
 
     /// The filter of a profile.
-    pub(crate) fn of(&self, profile: Profile) -> &Filter {
-        match profile {
+    pub(crate) fn of(&self, profile: Profile) -> Result<&Filter, BackendError> {
+        let place = match profile {
             Profile::Strict => &self.strict,
             Profile::Loopback => &self.loopback,
             Profile::Debug => &self.debug,
+        };
+        if let Some(filter) = place.get() {
+            return Ok(filter);
         }
+        let filter = Filter::compile(profile, self.listened)?;
+        Ok(place.get_or_init(|| filter))
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use super::Error;
 use super::channel::Channel;
-use super::order::{REPORT_BYTES_MAX, Reply, Request};
+use super::order::{Failed, REPORT_BYTES_MAX, Reply, Request};
+use super::spaces::Spaces;
 use crate::cgroup::{Cgroup, Hierarchy};
 
 /// Owner maps kept: one for each slot in use; beyond this, all are made again.
@@ -24,8 +25,8 @@ pub(super) struct Sandbox {
     pub(super) init: i32,
     /// Its init, as a pidfd.
     pub(super) pidfd: OwnedFd,
-    /// The user namespace of its step, in which nobody is.
-    pub(super) user: OwnedFd,
+    /// Those of its step, in which nobody is.
+    pub(super) spaces: Spaces,
     pub(super) cgroup: Cgroup,
 }
 
@@ -34,6 +35,8 @@ pub(super) struct Sandbox {
 struct Asked {
     control: Channel,
     cgroup: Cgroup,
+    /// What it does not come with, because we have it.
+    spaces: Option<Spaces>,
 }
 
 /// What is needed to ask for one.
@@ -74,8 +77,21 @@ impl Line {
         }
         let prepared = self.prepared.take().map_or_else(|| Prepared::make(hierarchy), Ok)?;
         let Prepared { control, far, cgroup } = prepared;
-        self.request(Request::Sandbox, &[far.as_fd(), cgroup.as_fd()])?;
-        self.asked = Some(Asked { control, cgroup });
+        self.request(Request::Sandbox { spaces: true }, &[far.as_fd(), cgroup.as_fd()])?;
+        self.asked = Some(Asked { control, cgroup, spaces: None });
+        Ok(())
+    }
+
+    /// Has the first one made, and meanwhile makes the namespaces that its step enters: nobody waits for the caller yet. After an
+    /// error the line is of no use.
+    pub(super) fn ask_first(
+        &mut self,
+        hierarchy: &Hierarchy,
+        spaces: impl FnOnce() -> Result<Spaces, Failed>,
+    ) -> Result<(), Error> {
+        let Prepared { control, far, cgroup } = Prepared::make(hierarchy)?;
+        self.request(Request::Sandbox { spaces: false }, &[far.as_fd(), cgroup.as_fd()])?;
+        self.asked = Some(Asked { control, cgroup, spaces: Some(spaces()?) });
         Ok(())
     }
 
@@ -98,26 +114,40 @@ impl Line {
     /// An empty sandbox, and the map of owners to `host_id`.
     pub(super) fn take(&mut self, hierarchy: &Hierarchy, host_id: u32) -> Result<(Sandbox, Arc<OwnedFd>), Error> {
         self.ask(hierarchy)?;
-        let sandbox = self.made()?;
-        self.given += 1;
-        if let Some(owners) = self.owners.get(&host_id) {
-            return Ok((sandbox, Arc::clone(owners)));
+        let known = self.owners.get(&host_id).map(Arc::clone);
+        if known.is_none() {
+            self.request(Request::Owners { host_id }, &[])?;
         }
-        self.request(Request::Owners { host_id }, &[])?;
-        let (Reply::Owners, [Some(owners), None]) = self.reply()? else { return Err(Error::OutOfTurn) };
+        // Both replies are taken, whatever the first one says.
+        let sandbox = self.made();
+        let owners = known.map_or_else(|| self.made_owners(host_id), Ok)?;
+        self.given += 1;
+        Ok((sandbox?, owners))
+    }
+
+    /// The map of owners that was asked for, once it is there.
+    fn made_owners(&mut self, host_id: u32) -> Result<Arc<OwnedFd>, Error> {
+        let (Reply::Owners, [Some(owners), None, None]) = self.reply()? else { return Err(Error::OutOfTurn) };
         if self.owners.len() >= OWNERS_MAX {
             self.owners.clear();
         }
         let owners = Arc::new(owners);
         self.owners.insert(host_id, Arc::clone(&owners));
-        Ok((sandbox, owners))
+        Ok(owners)
     }
 
     /// The sandbox that was asked for, once it is there.
     fn made(&mut self) -> Result<Sandbox, Error> {
-        let Asked { control, cgroup } = self.asked.take().ok_or(Error::OutOfTurn)?;
-        let (Reply::Sandbox { pid }, [Some(pidfd), Some(user)]) = self.reply()? else { return Err(Error::OutOfTurn) };
-        Ok(Sandbox { control, init: pid, pidfd, user, cgroup })
+        let Asked { control, cgroup, spaces } = self.asked.take().ok_or(Error::OutOfTurn)?;
+        let (Reply::Sandbox { pid }, [Some(pidfd), network, user]) = self.reply()? else {
+            return Err(Error::OutOfTurn);
+        };
+        let spaces = match (spaces, network, user) {
+            (Some(ours), None, None) => ours,
+            (None, Some(network), Some(user)) => Spaces { network, user },
+            _ => return Err(Error::OutOfTurn),
+        };
+        Ok(Sandbox { control, init: pid, pidfd, spaces, cgroup })
     }
 
     /// Ends the sandbox that nobody used, and leaves to the launcher's last child what it takes the kernel long to close: `slow`.
@@ -151,7 +181,7 @@ impl Line {
     }
 
     /// The next reply and its descriptors.
-    fn reply(&self) -> Result<(Reply, [Option<OwnedFd>; 2]), Error> {
+    fn reply(&self) -> Result<(Reply, [Option<OwnedFd>; 3]), Error> {
         let received = self.channel.receive::<Reply>(&mut [0; REPORT_BYTES_MAX]);
         let received = received.map_err(|source| Error::Channel { with: "launcher", source })?;
         let received = received.ok_or(Error::Gone { who: "launcher" })?;
@@ -159,7 +189,7 @@ impl Line {
             Reply::Failed(failed) => Err(failed.into()),
             reply => {
                 let mut descriptors = received.descriptors.into_iter();
-                Ok((reply, [descriptors.next(), descriptors.next()]))
+                Ok((reply, std::array::from_fn(|_| descriptors.next())))
             }
         }
     }

@@ -4,6 +4,7 @@
 pub(crate) mod channel;
 mod line;
 pub(crate) mod order;
+mod spaces;
 mod zygote;
 
 use std::io;
@@ -23,15 +24,16 @@ use crate::layer::{Layer, Requirements};
 use crate::policy::{Policy, Profile, VIEW_ID};
 use crate::readback::{self, MountReader, Namespaces, Ordered, Process};
 use crate::running::{Space, Started, Step};
-use crate::stage::Kit;
+use crate::stage::{self, At as _, Kit};
 use crate::sys::{self, Forked, SingleThread};
-use crate::trace::{self, Hearing, Sources, Watch};
+use crate::trace::{self, Hearing, Rules, Sources, Watch};
 use crate::tree;
 use crate::view::{self, Identity};
 
 use channel::{Channel, Received};
 use line::{Line, Sandbox};
 use order::{AGAIN, DESCRIPTORS_MAX, Failed, GO, ORDER_BYTES_MAX, Order, REPORT_BYTES_MAX, Report};
+use spaces::Spaces;
 
 /// How long the set-up of one step may take: milliseconds on hardware, seconds on an emulated and busy machine.
 const SETUP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -132,7 +134,7 @@ impl Launcher {
         let start = |source| Error::Start { source };
         let alone = SingleThread::prove().map_err(start)?.map_err(|count| Error::Threads { count })?;
         let listened = !requirements.left_out().contains(&Layer::Trace);
-        let filters = StepFilters::compile(listened).map_err(|source| Error::Filter { source })?;
+        let filters = StepFilters::new(listened).map_err(|source| Error::Filter { source })?;
         let (ours, theirs) = Channel::pair().map_err(start)?;
         match sys::fork(&alone).map_err(start)? {
             // Leaves by _exit, so nothing of the caller's is dropped there.
@@ -148,9 +150,15 @@ impl Launcher {
                 let zygote = Zygote { line: Mutex::new(Line::new(ours)), pid };
                 kernel::check(&requirements)?;
                 hierarchy = Hierarchy::prepare(requirements.require(Layer::Limits))?;
-                zygote.line().ask(&hierarchy)?;
+                let spaces = || {
+                    // One of our own: the caller's may be read-only.
+                    let proc = stage::proc(true).at(Layer::Namespaces, "procfs for the set-up")?;
+                    Spaces::make(&proc, &requirements.left_out(), &alone)
+                };
+                zygote.line().ask_first(&hierarchy, spaces)?;
                 let namespaces = readback::own_namespaces()?;
-                let hearing = requirements.require(Layer::Trace).then(Hearing::start).transpose()?;
+                let hear = || Hearing::start(Rules::of(pid.unsigned_abs()));
+                let hearing = requirements.require(Layer::Trace).then(hear).transpose()?;
                 let mounts = MountReader::default();
                 Ok(Self { zygote, hierarchy, requirements, filters, mounts, namespaces, hearing })
             }
@@ -175,31 +183,32 @@ impl Launcher {
         let trees = policy.mounts.iter().map(|m| detach(&m.target, &m.source)).collect::<Result<Vec<OwnedFd>, _>>()?;
         let places = view::plan(policy, root.as_fd(), &trees)?;
         let order = Order::new(policy, places, &self.requirements);
-        let (Sandbox { control, init, pidfd, user, cgroup }, owners) =
+        let (Sandbox { control, init, pidfd, spaces: Spaces { network, user }, cgroup }, owners) =
             self.line().take(&self.hierarchy, policy.host_id())?;
         if self.requirements.require(Layer::Limits) {
             cgroup.limit(&policy.limits)?;
         }
         let mut descriptors: Vec<BorrowedFd<'_>> =
-            vec![stdout.as_fd(), stderr.as_fd(), owners.as_fd(), user.as_fd(), root.as_fd()];
+            vec![stdout.as_fd(), stderr.as_fd(), owners.as_fd(), network.as_fd(), user.as_fd(), root.as_fd()];
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         debug_assert!(descriptors.len() <= DESCRIPTORS_MAX);
         send(&control, &order, &descriptors)?;
         // The rest is seen to while the sandbox makes its view.
+        self.mounts.prepare();
         let mut watch = self.hearing.as_ref().map(|hearing| Watch::start(hearing, &self.requirements)).transpose()?;
         let identities = std::iter::once(&root).chain(&trees).map(|tree| Identity::of(tree.as_fd()));
         let identities = identities
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| Error::Source { target: "/".into(), source: source.into() })?;
         // From here on only the step and its init hold these.
-        drop((stdout, stderr, user, root, trees));
+        drop((stdout, stderr, network, user, root, trees));
         self.line().prepare_ahead(&self.hierarchy);
         let ordered = Ordered {
             policy,
             places: &order.places,
             identities: &identities,
             requirements: &self.requirements,
-            filter: self.filters.of(policy.profile),
+            filter: self.filters.of(policy.profile).map_err(|source| Error::Filter { source })?,
             cgroup: &cgroup,
             mounts: &self.mounts,
             namespaces: &self.namespaces,

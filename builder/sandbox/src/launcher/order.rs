@@ -16,8 +16,8 @@ pub(crate) const ORDER_BYTES_MAX: usize = 200 * 1024;
 pub(crate) const REPORT_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of one request to the launcher.
 pub(crate) const REQUEST_BYTES_MAX: usize = 256;
-/// Descriptors before the trees: stdout, stderr, the owner map, the step's user namespace.
-pub(crate) const FIXED_DESCRIPTORS: usize = 4;
+/// Descriptors before the trees: stdout, stderr, the owner map, the step's network and user namespaces.
+pub(crate) const FIXED_DESCRIPTORS: usize = 5;
 /// Descriptors of one message: fixed ones, the root and every mount. The kernel's limit is 253 (SCM_MAX_FD).
 pub(crate) const DESCRIPTORS_MAX: usize = FIXED_DESCRIPTORS + 1 + crate::policy::MOUNTS_MAX;
 
@@ -25,15 +25,18 @@ pub(crate) const DESCRIPTORS_MAX: usize = FIXED_DESCRIPTORS + 1 + crate::policy:
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// Make an empty sandbox. Comes with the far end of its control socket and with its cgroup.
-    Sandbox,
+    Sandbox {
+        /// Whether the namespaces that its step enters are wanted with it.
+        spaces: bool,
+    },
     /// Make the user namespace that maps root on disk to this host user.
     Owners { host_id: u32 },
     /// Close the descriptors that this comes with, when nobody waits any more. Has no reply.
     Close,
 }
 
-/// Caller to the init of an empty sandbox: start this. Comes with the descriptors stdout, stderr, owner map, user namespace, then the
-/// trees.
+/// Caller to the init of an empty sandbox: start this. Comes with the descriptors stdout, stderr, owner map, network and user
+/// namespace, then the trees.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) places: Vec<Place>,
@@ -83,7 +86,8 @@ pub(crate) struct Failed {
 /// Launcher to caller, in the order of its requests.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    /// There is an empty sandbox. Comes with its init's pidfd, and with a user namespace for its step.
+    /// There is an empty sandbox. Comes with its init's pidfd, and with the network and the user namespace of its step if they were
+    /// wanted.
     Sandbox {
         pid: i32,
     },

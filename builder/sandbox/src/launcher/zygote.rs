@@ -17,6 +17,7 @@ use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_
 
 use super::channel::{Channel, Received};
 use super::order::{Failed, REQUEST_BYTES_MAX, Reply, Request};
+use super::spaces::Spaces;
 use crate::layer::Layer;
 use crate::stage::{self, At as _, Empty, Kit, Staged};
 use crate::sys::{self, Cloned, Forked, SingleThread, attr, mount_setattr};
@@ -42,9 +43,8 @@ pub(super) fn run(channel: &Channel, callers: Channel, kit: &Kit, alone: &Single
     drop(callers);
     // Without a channel the caller hears nothing, and takes that for the failure that it is.
     let Ok(channel) = only_channel(channel, alone) else { sys::exit_now(1) };
-    let rules = (!kit.left_out.contains(&Layer::Trace)).then(Rules::of_this_process);
     // An error is the answer to every request: nobody listens earlier.
-    let settled = settle(rules.as_ref());
+    let settled = settle();
     let mut slow = Vec::new();
     while let Ok(Some(received)) = channel.receive::<Request>(&mut [0; REQUEST_BYTES_MAX]) {
         match received.message {
@@ -55,8 +55,8 @@ pub(super) fn run(channel: &Channel, callers: Channel, kit: &Kit, alone: &Single
         }
     }
     drop(channel);
-    if let Some(rules) = &rules {
-        remove_behind(rules, settled.as_ref().ok(), alone);
+    if !kit.left_out.contains(&Layer::Trace) {
+        remove_behind(&Rules::of(std::process::id()), settled.as_ref().ok(), alone);
     }
     sys::exit_now(0)
 }
@@ -74,27 +74,16 @@ fn remove_behind(rules: &Rules, proc: Option<&OwnedFd>, alone: &SingleThread) {
     }
 }
 
-/// Has the kernel tell what steps do, and leaves the caller's mount table behind. Returns a procfs of our own, which no step ever
-/// sees: settings in it are those of whoever opens them. Making one for each step would cost as much as a Landlock domain.
-fn settle(rules: Option<&Rules>) -> Result<OwnedFd, Failed> {
-    let at = |layer: Layer, operation: &'static str| {
-        move |error: io::Error| Failed {
-            layer,
-            operation: operation.to_owned(),
-            errno: error.raw_os_error().unwrap_or(0),
-        }
-    };
-    let failed = |operation| at(Layer::View, operation);
-    if let Some(rules) = rules {
-        rules.make().map_err(at(Layer::Trace, "audit's rules"))?;
-    }
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| failed("PR_SET_DUMPABLE")(e.into()))?;
+/// Leaves the caller's mount table behind. Returns a procfs of our own, which no step ever sees: settings in it are those of whoever
+/// opens them. Making one for each step would cost as much as a Landlock domain.
+fn settle() -> Staged<OwnedFd> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Layer::View, "PR_SET_DUMPABLE")?;
     // What each sandbox init begins with, done once.
     stage::drop_bounding_set()?;
     sys::reset_signals();
-    sys::ignore_children().map_err(failed("SIGCHLD"))?;
-    let proc = stage::proc(true).map_err(|e| failed("procfs for the set-up")(e.into()))?;
-    enter_empty_root().map_err(failed("empty root of the launcher"))?;
+    sys::ignore_children().at(Layer::View, "SIGCHLD")?;
+    let proc = stage::proc(true).at(Layer::View, "procfs for the set-up")?;
+    enter_empty_root().at(Layer::View, "empty root of the launcher")?;
     Ok(proc)
 }
 
@@ -164,7 +153,7 @@ fn answer(
         Err(failed) => return channel.send(&Reply::Failed(failed.clone()), &[]),
     };
     let made = match received.message {
-        Request::Sandbox => sandbox(received.descriptors, proc, kit, alone),
+        Request::Sandbox { spaces } => sandbox(received.descriptors, spaces, proc, kit, alone),
         Request::Owners { host_id } => owners(proc, host_id, alone),
         // Taken in by whoever read it.
         Request::Close => return Ok(()),
@@ -175,10 +164,11 @@ fn answer(
     }
 }
 
-/// Clones an empty sandbox, whose init makes ready what is the same for all steps and then waits for its order. Meanwhile makes the
-/// user namespace of its step. Comes with the init's pidfd and with that.
+/// Clones an empty sandbox, whose init makes ready what is the same for all steps and then waits for its order. Meanwhile makes
+/// namespaces of its step, if they are wanted. Comes with the init's pidfd and with those.
 fn sandbox(
     descriptors: Vec<OwnedFd>,
+    spaces: bool,
     proc: &OwnedFd,
     kit: &Kit,
     alone: &SingleThread,
@@ -190,18 +180,12 @@ fn sandbox(
             drop(cgroup);
             stage::run(Empty { control: Channel::from_fd(control), proc, kit, alone })
         }
-        Cloned::Parent { pid, pidfd } => Ok((Reply::Sandbox { pid }, vec![pidfd, user_namespace(proc, kit, alone)?])),
+        Cloned::Parent { pid, pidfd } => {
+            let spaces = spaces.then(|| Spaces::make(proc, &kit.left_out, alone)).transpose()?;
+            let spaces = spaces.into_iter().flat_map(|Spaces { network, user }| [network, user]);
+            Ok((Reply::Sandbox { pid }, [pidfd].into_iter().chain(spaces).collect()))
+        }
     }
-}
-
-/// A user namespace for a step: nobody is in it, it has no user yet, and no namespace can be made in it.
-fn user_namespace(proc: &OwnedFd, kit: &Kit, alone: &SingleThread) -> Staged<OwnedFd> {
-    let make = || {
-        stage::forbid_namespaces(proc, kit)?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        openat(proc, "self/ns/user", flags, Mode::empty()).at(Layer::Namespaces, "open of ns/user")
-    };
-    sys::in_user_namespace(alone, make).at(Layer::Namespaces, "clone into a user namespace")?
 }
 
 /// The owner map of a step's files.
@@ -213,22 +197,15 @@ fn owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> Staged<(Reply, 
 /// The user namespace that maps root on disk to `host_id` and nothing else. Made by a child that does nothing but hold it open.
 fn make_owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> io::Result<OwnedFd> {
     let (ours, theirs) = Channel::pair()?;
-    let pid = match sys::fork(alone)? {
+    let pid = match sys::fork_into_user_namespace(alone)? {
         Forked::Child => {
             drop(ours);
-            let entered = unshare(CloneFlags::CLONE_NEWUSER).is_ok();
-            if entered && theirs.send_bytes(b"+", &[]).is_ok() {
-                // Returns when the launcher drops its end.
-                let _ = theirs.receive_bytes(&mut [0]);
-            }
+            // Returns when the launcher drops its end.
+            let _ = theirs.receive_bytes(&mut [0]);
             sys::exit_now(0)
         }
         Forked::Parent(pid) => pid,
     };
-    drop(theirs);
-    if ours.receive_bytes(&mut [0])?.is_none() {
-        return Err(Errno::NOSPC.into());
-    }
     for map in ["uid_map", "gid_map"] {
         let map = openat(proc, format!("{pid}/{map}"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::io::write(&map, format!("0 {host_id} 1\n").as_bytes())?;

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -69,7 +69,7 @@ type Question = (File, SyncSender<io::Result<Vec<Mounted>>>);
 
 /// Reads the mount tables of other namespaces.
 ///
-/// Asks by a thread that enters the namespace and comes back; it is started with the first question. From outside, the kernel
+/// Asks by a thread that enters the namespace and comes back; it is started with the first question at the latest. From outside, the kernel
 /// looks for the namespace's root among the mounts that are newer than its first, and a step's image was detached before.
 /// Source: grab_requested_root in fs/namespace.c, Linux 6.18.
 #[derive(Debug, Default)]
@@ -93,11 +93,22 @@ impl MountReader {
         self.put((namespace, answer)).map(|()| answers)
     }
 
-    fn put(&self, question: Question) -> io::Result<()> {
+    /// Starts the thread, for who has a question soon.
+    pub(crate) fn prepare(&self) {
+        // Who asks tries again, and is told why it cannot be had.
+        drop(self.thread());
+    }
+
+    fn thread(&self) -> io::Result<MutexGuard<'_, Option<Thread>>> {
         let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             *thread = Some(Thread::start()?);
         }
+        Ok(thread)
+    }
+
+    fn put(&self, question: Question) -> io::Result<()> {
+        let thread = self.thread()?;
         let asked = thread.as_ref().is_some_and(|thread| thread.questions.send(question).is_ok());
         if asked { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPIPE)) }
     }

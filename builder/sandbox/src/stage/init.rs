@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::SigSet;
 use rustix::fs::{FileType, Mode, OFlags, fchown, fstat, open};
 use rustix::io::Errno;
@@ -76,12 +76,12 @@ fn take_order(control: Channel) -> Result<Option<(Order, Descriptors)>, (Channel
     let expected = FIXED_DESCRIPTORS + 1 + order.places.iter().filter(|place| place.is_tree()).count();
     let count = received.descriptors.len();
     let mut descriptors = received.descriptors.into_iter();
-    match (descriptors.next(), descriptors.next(), descriptors.next(), descriptors.next()) {
-        (Some(stdout), Some(stderr), Some(owners), Some(user)) if count == expected => {
-            Ok(Some((order, Descriptors { control, stdout, stderr, owners, user, trees: descriptors.collect() })))
-        }
-        _ => Err((control, refused(Errno::BADF.into(), "order with other descriptors than mounts"))),
+    let fixed: [_; FIXED_DESCRIPTORS] = std::array::from_fn(|_| descriptors.next());
+    if let (true, [Some(stdout), Some(stderr), Some(owners), Some(network), Some(user)]) = (count == expected, fixed) {
+        let trees = descriptors.collect();
+        return Ok(Some((order, Descriptors { control, stdout, stderr, owners, network, user, trees })));
     }
+    Err((control, refused(Errno::BADF.into(), "order with other descriptors than mounts")))
 }
 
 fn refused(error: io::Error, operation: &str) -> Failed {
@@ -135,6 +135,7 @@ fn furnish(empty: &Empty<'_>) -> Staged<Furniture> {
 
 /// Everything else that needs root outside of a user namespace.
 fn prepare(handed: &Handed<'_>) -> Staged<()> {
+    setns(&handed.descriptors.network, CloneFlags::CLONE_NEWNET).at(Layer::Namespaces, "setns of net")?;
     attach::enter(handed)?;
     rustix::system::sethostname(handed.order.hostname.as_bytes()).at(Layer::Namespaces, "sethostname")?;
     if handed.order.require(Layer::Trace) {

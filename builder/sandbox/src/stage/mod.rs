@@ -65,7 +65,9 @@ struct Descriptors {
     stderr: OwnedFd,
     /// User namespace that maps root on disk to the step's host user.
     owners: OwnedFd,
-    /// The step's own, in which nobody is and nobody can make another namespace.
+    /// The step's own network namespace, in which nobody is.
+    network: OwnedFd,
+    /// The step's own user namespace, in which nobody is and nobody can make another namespace.
     user: OwnedFd,
     /// The image, then the policy's mounts.
     trees: Vec<OwnedFd>,

@@ -1,7 +1,7 @@
 //! The step process: takes everything off itself in an order in which nothing taken off is needed again, lets the caller check,
 //! and executes the program.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,12 +46,11 @@ pub(crate) const PENDING_SIGNALS: u64 = 1024;
 /// Runs the step process to its end.
 pub(super) fn run(handed: Handed<'_>) -> ! {
     let Handed { order, descriptors, proc, kit, alone, .. } = handed;
-    let filter = kit.filters.of(order.profile);
     let (control, result) = match confine(&order, &descriptors, proc) {
         Err(failed) => (Ok(descriptors.control), Err(failed)),
         Ok(confirmed) => match settle(&order, descriptors, alone) {
             Ok(control) => {
-                let result = finish(&order, filter, confirmed, &control);
+                let result = finish(&order, kit, confirmed, &control);
                 (Ok(control), result)
             }
             Err(failed) => (Err(()), Err(failed)),
@@ -99,8 +98,8 @@ fn settings_of_user(proc: &OwnedFd) -> Staged<OwnedFd> {
 }
 
 /// No namespace can be made in the caller's user namespace from here on, unless the layer is not to be there.
-pub(crate) fn forbid_namespaces(proc: &OwnedFd, kit: &Kit) -> Staged<()> {
-    if kit.left_out.contains(&Layer::NestedNamespaces) {
+pub(crate) fn forbid_namespaces(proc: &OwnedFd, left_out: &BTreeSet<Layer>) -> Staged<()> {
+    if left_out.contains(&Layer::NestedNamespaces) {
         return Ok(());
     }
     let settings = settings_of_user(proc)?;
@@ -123,7 +122,7 @@ fn settle(order: &Order, descriptors: Descriptors, alone: &SingleThread) -> Stag
 }
 
 /// The last three layers, the caller's check, and execve.
-fn finish(order: &Order, filter: &Filter, mut confirmed: Confirmed, control: &Channel) -> Staged<()> {
+fn finish(order: &Order, kit: &Kit, mut confirmed: Confirmed, control: &Channel) -> Staged<()> {
     if order.require(Layer::NoNewPrivileges) {
         set_no_new_privs(true).at(Layer::NoNewPrivileges, "PR_SET_NO_NEW_PRIVS")?;
     }
@@ -134,6 +133,7 @@ fn finish(order: &Order, filter: &Filter, mut confirmed: Confirmed, control: &Ch
     confirmed.securebits = capabilities_secure_bits().at(Layer::Capabilities, "PR_GET_SECUREBITS")?.bits();
     let program = Program::new(order).at(Layer::Process, "arguments")?;
     if order.require(Layer::Seccomp) {
+        let filter = kit.filters.of(order.profile).map_err(|_| Errno::INVAL).at(Layer::Seccomp, "compiling")?;
         listen(filter, control)?;
     }
     control.send(&Report::Ready(Box::new(confirmed)), &[]).at(Layer::Process, "report")?;

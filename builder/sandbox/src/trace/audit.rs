@@ -205,9 +205,9 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Those of this process, which are not made yet.
-    pub(crate) fn of_this_process() -> Self {
-        Self { launcher: std::process::id() }
+    /// Those of a launcher, whether they are made or not.
+    pub(crate) fn of(launcher: u32) -> Self {
+        Self { launcher }
     }
 
     /// Makes them, unless the machine has standing ones.
@@ -226,7 +226,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Takes away the rules of the process that this was made in, and those of every launcher that was killed before it could do so.
+    /// Takes away the rules of the launcher that this was made for, and those of every launcher that was killed before it could do so.
     /// A rule that stays costs a little time and harms nothing; there is nobody to tell.
     pub(crate) fn remove(&self, lives: impl Fn(u32) -> bool) {
         let Ok(control) = Control::open() else { return };

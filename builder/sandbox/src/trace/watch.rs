@@ -146,6 +146,7 @@ impl Watch {
         if status.enabled == 0 {
             return Err(Error::AuditOff);
         }
+        hearing.make_rules()?;
         let anonymous = !requirements.require(Layer::AnonymousExec);
         let executions = Executions::start(hearing.take_group()?, anonymous);
         Ok(Self {
