@@ -6,7 +6,7 @@ use kiln_sandbox::{CgroupError, Layer, PolicyError, ReadBackError, SpawnError, V
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::{document, effective, end, report, slot, status};
+use crate::{document, effective, end, place, slot, status};
 
 /// Why there is no end of the command to tell.
 #[derive(Debug, Error)]
@@ -19,6 +19,8 @@ pub(crate) enum Refusal {
     Here { source: io::Error },
     #[error("cannot print the policy")]
     Print { source: toml::ser::Error },
+    #[error("cannot write the policy to standard output")]
+    Say { source: io::Error },
     #[error("cannot switch audit on")]
     Audit { source: io::Error },
     #[error(transparent)]
@@ -31,8 +33,10 @@ pub(crate) enum Refusal {
     Slot(#[from] slot::Error),
     #[error(transparent)]
     Status(#[from] status::Error),
+    #[error("cannot put the report into words")]
+    Report { source: serde_json::Error },
     #[error(transparent)]
-    Report(#[from] report::Error),
+    Place(#[from] place::Error),
     #[error("cannot make ready for signals")]
     Signals { source: io::Error },
     #[error("cannot make the pipes for what the command says")]
@@ -88,6 +92,9 @@ impl Refusal {
                 "it needs CONFIG_AUDIT, root in the initial namespaces, and rules that are not fixed (audit=0, auditctl -e 2)".to_owned(),
             ),
             Self::Effective(error) => effective_help(error),
+            Self::Place(place::Error::Taken { .. }) => {
+                Some("name a file that is not there yet, or a regular file: it is replaced".to_owned())
+            }
             Self::Slot(slot::Error::Full) => Some("wait until a step has ended".to_owned()),
             Self::Spawn(error) => spawn_help(error),
             Self::Wait(WaitError::Lost) => {

@@ -1,14 +1,9 @@
 //! The report: what was asked for, enforced, executed, denied and used, and how it ended. docs/kiln-confine.md has the schema.
 //!
-//! It appears under its name whole or not at all.
-
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+//! Where it goes is [`crate::place`]'s.
 
 use kiln_sandbox::{Denial, Enforced, Execution, Layer, Outcome, Trace, Usage};
 use serde::Serialize;
-use thiserror::Error;
 
 use crate::document::Document;
 use crate::end::End;
@@ -56,13 +51,6 @@ pub(crate) struct About<'a> {
     pub(crate) message: Option<&'a str>,
 }
 
-/// Why there is no report.
-#[derive(Debug, Error)]
-pub(crate) enum Error {
-    #[error("cannot write the report {}", path.display())]
-    Write { path: PathBuf, source: io::Error },
-}
-
 impl<'a> Report<'a> {
     /// `outcome`: `None` if the command was not run.
     pub(crate) fn new(about: &About<'a>, outcome: Option<&'a Outcome>) -> Self {
@@ -86,38 +74,13 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Puts it at `path`, in the place of what was there.
+    /// As it is written: JSON for people and programs, and a newline.
     ///
     /// # Errors
-    /// If it cannot be written whole.
-    pub(crate) fn write(&self, path: &Path) -> Result<(), Error> {
-        let write = || {
-            let mut file = tempfile::Builder::new()
-                .prefix(".kiln-confine-")
-                .permissions(std::fs::Permissions::from_mode(0o644))
-                .tempfile_in(directory_of(path))?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
-            file.as_file().sync_all()?;
-            file.persist(path).map_err(|error| error.error)?;
-            Ok(())
-        };
-        write().map_err(|source| Error::Write { path: path.to_owned(), source })
-    }
-}
-
-/// Finds out, before anything runs, whether a report can be written.
-///
-/// # Errors
-/// If no file can be made in its directory.
-pub(crate) fn try_out(path: &Path) -> Result<(), Error> {
-    let nameless = tempfile::tempfile_in(directory_of(path));
-    nameless.map(drop).map_err(|source| Error::Write { path: path.to_owned(), source })
-}
-
-fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+    /// If a value cannot be told in JSON; there is none.
+    pub(crate) fn bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
     }
 }

@@ -9,9 +9,11 @@ use crate::arguments::Arguments;
 use crate::document::Document;
 use crate::effective::{Effective, effective};
 use crate::end::{self, End};
+use crate::place::Place;
 use crate::refusal::Refusal;
 use crate::relay::Relay;
-use crate::report::{self, About, Report};
+use crate::report::{About, Report};
+use crate::say::{print, say};
 use crate::signals::{Blocked, Signals};
 use crate::slot::Slot;
 use crate::status::{Line, Status};
@@ -19,6 +21,8 @@ use crate::status::{Line, Status};
 /// What is known of a run so far, for the report.
 #[derive(Debug, Default)]
 struct Known {
+    /// Where the report goes; `None`: none was asked for, or none can be written.
+    place: Option<Place>,
     command: Vec<String>,
     policy: Option<Document>,
     slot: Option<u16>,
@@ -40,11 +44,11 @@ pub(crate) fn main(arguments: Arguments) -> ExitCode {
     let mut known = Known::default();
     let number = match confine(&arguments, &mut known, &mut status) {
         Ok(None) => 0,
-        Ok(Some(ended)) => finish(&arguments, &known, &mut status, ended),
+        Ok(Some(ended)) => finish(&known, &mut status, ended),
         Err(refusal) => {
             let (number, end) = (refuse(&refusal), End::refused(&refusal));
             let message = refusal.causes().join(": ");
-            let told = tell(&arguments, &known, &mut status, (number, &end, Some(&message)), None);
+            let told = tell(&known, &mut status, (number, &end, Some(&message)), None);
             told.map_or_else(|refusal| refuse(&refusal), |()| number)
         }
     };
@@ -58,18 +62,16 @@ fn confine(arguments: &Arguments, known: &mut Known, status: &mut Status) -> Res
         kiln_sandbox::switch_audit_on().map_err(|source| Refusal::Audit { source })?;
         return Ok(None);
     }
+    known.place = arguments.report.as_deref().map(Place::open).transpose()?;
     let effective = read(arguments)?;
     known.policy = Some(effective.document().clone());
     if arguments.print_policy {
         let text = toml::to_string(effective.document()).map_err(|source| Refusal::Print { source })?;
-        print!("{text}");
+        print(&text).map_err(|source| Refusal::Say { source })?;
         return Ok(None);
     }
     known.command = texts(&arguments.command)?;
     must_be_root()?;
-    if let Some(path) = &arguments.report {
-        report::try_out(path)?;
-    }
     // Both before anything is taken or started: a mistake costs nothing.
     let requirements = effective.requirements()?;
     Policy::new(effective.draft(known.command.clone(), 0))?;
@@ -80,7 +82,7 @@ fn confine(arguments: &Arguments, known: &mut Known, status: &mut Status) -> Res
     known.slot = Some(slot.number);
     let policy = Policy::new(effective.draft(known.command.clone(), slot.number))?;
     for layer in &effective.document().without {
-        eprintln!("kiln-confine: given up: {layer}");
+        say(format_args!("given up: {layer}"));
     }
     let signals = signals.take()?;
     let ended = run(&launcher, &policy, &signals, status);
@@ -123,16 +125,16 @@ fn run(launcher: &Launcher, policy: &Policy, signals: &Signals, status: &mut Sta
 }
 
 /// Tells everybody how it ended.
-fn finish(arguments: &Arguments, known: &Known, status: &mut Status, ended: Ended) -> u8 {
+fn finish(known: &Known, status: &mut Status, ended: Ended) -> u8 {
     let Ended { outcome, end, relay } = ended;
     let command = known.command.first().map_or("", String::as_str);
     let message = known.policy.as_ref().and_then(|policy| end.message(command, policy));
     let message = message.map(|message| format!("{message} ({})", end::used(&outcome.usage)));
-    let told = tell(arguments, known, status, (end.status(), &end, message.as_deref()), Some(&outcome));
+    let told = tell(known, status, (end.status(), &end, message.as_deref()), Some(&outcome));
     // Ours stands below the command's own last words.
     let passed = relay.finish();
     if let Some(message) = &message {
-        eprintln!("kiln-confine: {message}");
+        say(message);
     }
     match told.and(passed) {
         Ok(()) => end.status(),
@@ -142,16 +144,15 @@ fn finish(arguments: &Arguments, known: &Known, status: &mut Status, ended: Ende
 
 /// Writes the report and the last status line.
 fn tell(
-    arguments: &Arguments,
     known: &Known,
     status: &mut Status,
     (number, end, message): (u8, &End, Option<&str>),
     outcome: Option<&Outcome>,
 ) -> Result<(), Refusal> {
-    if let Some(path) = &arguments.report {
-        let Known { command, policy, slot } = known;
+    if let Known { place: Some(place), command, policy, slot } = known {
         let about = About { command, policy: policy.as_ref(), slot: *slot, status: number, end, message };
-        Report::new(&about, outcome).write(path)?;
+        let report = Report::new(&about, outcome).bytes().map_err(|source| Refusal::Report { source })?;
+        place.put(&report)?;
     }
     status.tell(&Line::Ended { status: number, end })?;
     Ok(())
@@ -159,9 +160,9 @@ fn tell(
 
 /// Says why not, and what to do about it. Returns what the process answers.
 fn refuse(refusal: &Refusal) -> u8 {
-    eprintln!("kiln-confine: {}", refusal.causes().join(": "));
+    say(refusal.causes().join(": "));
     if let Some(help) = refusal.help() {
-        eprintln!("kiln-confine: help: {help}");
+        say(format_args!("help: {help}"));
     }
     refusal.status()
 }

@@ -10,6 +10,7 @@ use kiln_sandbox::Killer;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::refusal::Refusal;
+use crate::say::say;
 
 /// What a terminal, a shell or a service manager sends to end a program.
 const SIGNALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
@@ -118,13 +119,13 @@ impl Signals {
 
 /// Ends this process before everything that the command said was taken.
 fn leave(signal: Signal) -> ! {
-    eprintln!("kiln-confine: interrupted by {signal}: not all output of the command was taken");
+    say(format_args!("interrupted by {signal}: not all output of the command was taken"));
     std::process::exit(128 + signal as i32)
 }
 
 /// If the kernel refuses, waiting for the step goes on, and the next signal tries again.
 fn kill(killer: &Killer) {
     if let Err(error) = killer.kill() {
-        eprintln!("kiln-confine: cannot kill the command: {}", io::Error::other(error));
+        say(format_args!("cannot kill the command: {}", io::Error::other(error)));
     }
 }

@@ -84,6 +84,26 @@ fn output_that_cannot_be_written_is_no_success() {
 }
 
 #[test]
+fn words_that_nobody_takes_change_no_status() {
+    let full = || File::options().write(true).open("/dev/full").expect("/dev/full");
+    let status = |command: &mut std::process::Command| command.status().expect("the program").code();
+    assert_eq!(status(confine(&["--", "sh", "-c", "exit 3"]).stderr(full())), Some(3));
+    assert_eq!(status(confine(&["--chdir", "/not/there", "--", "true"]).stderr(full())), Some(125));
+    let (reader, closed) = std::io::pipe().expect("pipe");
+    drop(reader);
+    assert_eq!(status(confine(&["--", "sh", "-c", "exit 3"]).stderr(closed)), Some(3));
+}
+
+#[test]
+fn a_policy_that_cannot_be_printed_is_refused() {
+    let full = File::options().write(true).open("/dev/full").expect("/dev/full");
+    let output = confine(&["--print-policy"]).stdout(full).stderr(Stdio::piped()).output().expect("the program");
+    let complained = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(125), "{complained}");
+    assert!(complained.contains("cannot write the policy"), "{complained}");
+}
+
+#[test]
 fn files_are_written_at_their_end() {
     let scratch = scratch();
     let path = scratch.path().join("log");

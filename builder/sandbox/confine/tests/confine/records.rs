@@ -103,6 +103,71 @@ fn a_report_that_cannot_be_written_is_found_out_first() {
 }
 
 #[test]
+fn a_report_stays_in_the_directory_that_was_opened() {
+    let scratch = scratch();
+    let (ours, victim) = (scratch.path().join("ours"), scratch.path().join("victim"));
+    fs::create_dir_all(ours.join("logs")).expect("directory");
+    fs::create_dir(&victim).expect("directory");
+    let path = ours.join("logs/report.json");
+    let shell = format!("mv logs l2 && ln -s {} logs && echo moved", text(&victim));
+    let flags = ["--report", text(&path), "--rw", text(&ours), "--chdir", text(&ours), "--", "sh", "-c"];
+    let ran = run(confine(&flags).arg(shell));
+    assert_eq!((ran.status, ran.said.as_str()), (0, "moved\n"), "{}", ran.complained);
+    assert_eq!(fs::read_dir(&victim).expect("list").count(), 0);
+    assert_eq!(report(&ours.join("l2/report.json"))["status"], json!(0));
+    // The link is the caller's now, who may follow it; the directory is gone afterwards.
+    fs::remove_file(ours.join("logs")).expect("link");
+    fs::create_dir(ours.join("logs")).expect("directory");
+    let ran = run(confine(&flags).arg("rmdir logs && echo removed"));
+    assert_eq!((ran.status, ran.said.as_str()), (125, "removed\n"), "{}", ran.complained);
+    assert!(ran.complained.contains("cannot write the report"), "{}", ran.complained);
+}
+
+#[test]
+fn a_report_replaces_nothing_but_a_file() {
+    use nix::sys::stat::{Mode, SFlag, mknod};
+    use std::os::unix::fs::FileTypeExt as _;
+
+    let scratch = scratch();
+    let at = |name: &str| scratch.path().join(name);
+    // What /dev/null is; a program that fails this test must not take that from its host.
+    mknod(&at("null"), SFlag::S_IFCHR, Mode::S_IRWXU, nix::sys::stat::makedev(1, 3)).expect("node");
+    mknod(&at("fifo"), SFlag::S_IFIFO, Mode::S_IRWXU, 0).expect("fifo");
+    std::os::unix::fs::symlink("file", at("link")).expect("link");
+    fs::create_dir(at("directory")).expect("directory");
+    for (name, kind) in [
+        ("null", "character device"),
+        ("fifo", "FIFO"),
+        ("link", "symbolic link"),
+        ("directory", "directory"),
+        ("..", "directory"),
+    ] {
+        let ran = run(&mut confine(&["--report", text(&at(name)), "--", "echo", "ran"]));
+        assert_eq!((ran.status, ran.said.as_str()), (125, ""), "{name}: {}", ran.complained);
+        assert!(ran.complained.contains(&format!("would replace a {kind}")), "{name}: {}", ran.complained);
+        assert!(ran.complained.contains(text(&at(name))) && ran.complained.contains("kiln-confine: help: "));
+    }
+    assert!(fs::symlink_metadata(at("null")).expect("node").file_type().is_char_device());
+    assert!(fs::symlink_metadata(at("link")).expect("link").is_symlink() && !at("file").exists());
+}
+
+#[test]
+fn what_the_step_puts_at_the_reports_name_is_not_replaced() {
+    let scratch = scratch();
+    let path = scratch.path().join("report.json");
+    let flags = ["--report", text(&path), "--rw", text(scratch.path()), "--chdir", text(scratch.path())];
+    for (shell, kind) in [("mkdir report.json", "directory"), ("ln -s x report.json", "symbolic link")] {
+        let ran = run(&mut confine(&[&flags, &["--", "sh", "-c", shell][..]].concat()));
+        assert_eq!(ran.status, 125, "{}", ran.complained);
+        assert!(ran.complained.contains(&format!("would replace a {kind}")), "{}", ran.complained);
+        let left: Vec<_> = fs::read_dir(scratch.path()).expect("list").flatten().collect();
+        assert_eq!(left.len(), 1, "no temporary file stays");
+        assert!(!fs::symlink_metadata(&path).expect("what the step made").is_file());
+        let _ = fs::remove_dir(&path);
+    }
+}
+
+#[test]
 fn the_status_descriptor_has_a_line_for_the_start_and_one_for_the_end() {
     let scratch = scratch();
     let path = scratch.path().join("status");
