@@ -5,6 +5,7 @@
 //! step, passes on what it says ([`relay`]) and the signals that come ([`signals`]), and waits; [`end`] names how it ended, in a
 //! number and in words; [`report`] and [`status`] tell programs, the first in a [`place`] that was opened before anything ran, and
 //! [`say`] tells people; [`refusal`] is every reason for not running, with its remedy, in which [`kind`] names what a file is.
+//! [`write`] is how relay and status lines get rid of bytes.
 //!
 //! Deliberately absent: standard input, terminals and inherited descriptors for the command, networks, and any fallback. What this
 //! kernel cannot give is refused, unless it was given up by name.
@@ -27,6 +28,7 @@ mod say;
 mod signals;
 mod slot;
 mod status;
+mod write;
 
 use std::process::ExitCode;
 

@@ -1,11 +1,15 @@
 //! Standard streams: whole, in order, bounded, and never the caller's own.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{IoSliceMut, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::bench::{confine, run, scratch, script, text};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use crate::bench::{confine, run, scratch, script, text, until};
 
 /// What the command of the flood tests writes.
 const FLOOD_BYTES: usize = 64 << 20;
@@ -101,6 +105,51 @@ fn a_policy_that_cannot_be_printed_is_refused() {
     let complained = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(125), "{complained}");
     assert!(complained.contains("cannot write the policy"), "{complained}");
+}
+
+/// What a step does that gives its standard output away through the socket `there`, after saying as much as a pipe holds.
+const GIVE_AWAY: &str = "
+import array, os, socket
+there = socket.socket(socket.AF_UNIX)
+there.connect('there')
+there.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [1]))])
+there.recv(1)
+os.write(1, b'y' * 65536)
+";
+
+/// Takes the descriptor that comes with the next message.
+fn received(socket: &UnixStream) -> OwnedFd {
+    let mut bytes = [0; 1];
+    let mut buffer = nix::cmsg_space!([RawFd; 1]);
+    let mut slices = [IoSliceMut::new(&mut bytes)];
+    let message =
+        recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut buffer), MsgFlags::MSG_CMSG_CLOEXEC).expect("message");
+    let number = message.cmsgs().expect("rights").find_map(|rights| match rights {
+        ControlMessageOwned::ScmRights(numbers) => numbers.first().copied(),
+        _ => None,
+    });
+    // By its name in /proc, as nothing here may take a number for a descriptor.
+    let opened = File::options().write(true).open(format!("/proc/self/fd/{}", number.expect("a descriptor")));
+    opened.expect("the pipe").into()
+}
+
+#[test]
+fn output_that_was_given_away_is_not_waited_for() {
+    let scratch = scratch();
+    let listener = UnixListener::bind(scratch.path().join("there")).expect("socket");
+    let flags = ["--rw", text(scratch.path()), "--chdir", text(scratch.path()), "--timeout", "1m"];
+    let mut command = confine(&[&flags, &["--", "/usr/bin/python3", "-c", GIVE_AWAY][..]].concat());
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the program");
+    let (mut socket, _) = listener.accept().expect("the step");
+    let held = received(&socket);
+    socket.write_all(b"x").expect("the step goes on");
+    // As much as fits into the pipe to us as well.
+    until("the program ends", || child.try_wait().expect("status").is_some());
+    let mut said = Vec::new();
+    child.stdout.take().expect("output").read_to_end(&mut said).expect("output");
+    assert!(child.wait().expect("status").success());
+    assert!(said == vec![b'y'; 65536], "{} bytes", said.len());
+    drop(held);
 }
 
 #[test]
