@@ -92,6 +92,9 @@ impl Refusal {
                 "it needs CONFIG_AUDIT, root in the initial namespaces, and rules that are not fixed (audit=0, auditctl -e 2)".to_owned(),
             ),
             Self::Effective(error) => effective_help(error),
+            Self::Status(status::Error::Unread) => {
+                Some("read the descriptor while this runs, or give it a file".to_owned())
+            }
             Self::Place(place::Error::Taken { .. }) => {
                 Some("name a file that is not there yet, or a regular file: it is replaced".to_owned())
             }

@@ -197,3 +197,31 @@ fn a_status_descriptor_that_is_not_open_is_refused() {
     assert_eq!((ran.status, ran.said.as_str()), (125, ""));
     assert!(ran.complained.contains("descriptor 77"), "{}", ran.complained);
 }
+
+#[test]
+fn a_status_descriptor_that_nobody_reads_ends_the_run() {
+    use std::io::Write as _;
+
+    use rustix::fs::fcntl_getfl;
+
+    use crate::bench::{HANG, cgroup_of};
+
+    let (reader, mut writer) = std::io::pipe().expect("pipe");
+    let size = rustix::pipe::fcntl_setpipe_size(&writer, 4096).expect("a small pipe");
+    writer.write_all(&vec![b'x'; size]).expect("what fills it");
+    let before = fcntl_getfl(&writer).expect("flags");
+    let command = confine(&["--status-fd", "3", "--timeout", "1s", "--", "sleep", "600"]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "exec \"$@\" 3>&0", "sh"]).arg(command.get_program()).args(command.get_args());
+    let shell = shell.stdin(writer.try_clone().expect("descriptor")).stderr(std::process::Stdio::piped());
+    let begin = std::time::Instant::now();
+    let child = shell.spawn().expect("the program");
+    let pid = child.id();
+    let output = child.wait_with_output().expect("status");
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{complained}");
+    assert!(complained.contains("nobody took a line") && begin.elapsed() < HANG, "{complained}");
+    assert!(!cgroup_of(pid).exists());
+    assert_eq!(fcntl_getfl(&writer).expect("flags"), before);
+    drop(reader);
+}
