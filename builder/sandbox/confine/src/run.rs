@@ -78,13 +78,14 @@ fn confine(arguments: &Arguments, known: &mut Known, status: &mut Status) -> Res
     let signals = Blocked::block()?;
     // Forks, so it comes before the first thread. It settles while we go on.
     let launcher = Launcher::start_with(requirements)?;
+    // Threads may exist from here on.
+    let signals = signals.take()?;
     let slot = Slot::take()?;
     known.slot = Some(slot.number);
     let policy = Policy::new(effective.draft(known.command.clone(), slot.number))?;
     for layer in &effective.document().without {
         say(format_args!("given up: {layer}"));
     }
-    let signals = signals.take()?;
     let ended = run(&launcher, &policy, &signals, status);
     signals.release();
     // The cgroup goes with the launcher, the slot's file with the slot; both before a slow reader is waited for.

@@ -2,11 +2,14 @@
 //!
 //! They are blocked before the launcher is forked, which therefore outlives a Ctrl-C on the terminal; the step starts with an
 //! empty mask again.
+//!
+//! One that comes before there is a command waits for it, but not for ever: a start that hangs can be ended by a signal, too.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use kiln_sandbox::Killer;
+use kiln_sandbox::{Killer, remove_abandoned};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::refusal::Refusal;
@@ -15,13 +18,23 @@ use crate::say::say;
 /// What a terminal, a shell or a service manager sends to end a program.
 const SIGNALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
+/// How long a signal waits for a command to kill. A start takes milliseconds on hardware, seconds on an emulated and busy machine.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The signals, blocked.
 #[derive(Debug)]
 pub(crate) struct Blocked(SigSet);
 
 /// The thread that takes them.
 #[derive(Clone, Debug)]
-pub(crate) struct Signals(Arc<Mutex<State>>);
+pub(crate) struct Signals(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// There is a command, or it is gone.
+    changed: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -74,6 +87,7 @@ impl Signals {
             kill(&killer);
         }
         state.killer = Some(killer);
+        self.0.changed.notify_all();
     }
 
     /// The command is gone: its cgroup must not be held by us any longer.
@@ -81,6 +95,7 @@ impl Signals {
         let mut state = self.state();
         state.killer = None;
         state.released = true;
+        self.0.changed.notify_all();
     }
 
     /// From now on a signal ends this process: there is nothing left but a reader to wait for. So does one that came since the
@@ -89,7 +104,7 @@ impl Signals {
         let mut state = self.state();
         state.over = true;
         if let Some(signal) = state.late {
-            leave(signal);
+            leave(signal, READER);
         }
     }
 
@@ -101,25 +116,37 @@ impl Signals {
     fn came(&self, signal: Signal) {
         let mut state = self.state();
         if state.over {
-            leave(signal);
+            leave(signal, READER);
         }
         if state.released {
             state.late = Some(signal);
         }
         state.came.get_or_insert(signal);
+        let starts = |state: &mut State| state.killer.is_none() && !state.released;
+        let waited = self.0.changed.wait_timeout_while(state, START_PATIENCE, starts);
+        let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            // Nothing is released meanwhile: the state is locked. What cannot be removed now goes with the slot, in the next run.
+            let _ = remove_abandoned(std::process::id());
+            leave(signal, START);
+        }
         if let Some(killer) = &state.killer {
             kill(killer);
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Ends this process before everything that the command said was taken.
-fn leave(signal: Signal) -> ! {
-    say(format_args!("interrupted by {signal}: not all output of the command was taken"));
+/// What is not waited for any more, for [`leave`].
+const READER: &str = "not all output of the command was taken";
+const START: &str = "the start of the command took too long";
+
+/// Ends this process before everything is done.
+fn leave(signal: Signal, unfinished: &str) -> ! {
+    say(format_args!("interrupted by {signal}: {unfinished}"));
     std::process::exit(128 + signal as i32)
 }
 

@@ -127,6 +127,25 @@ fn a_reader_who_never_reads_can_be_left() {
 }
 
 #[test]
+fn a_start_that_hangs_can_be_ended() {
+    // The slots of a /run of its own, whose lock somebody holds: the program's own descriptor 3, so that it goes with it.
+    let hang =
+        "mount -t tmpfs none /run && mkdir -m 700 /run/kiln-confine && exec flock -F /run/kiln-confine/lock \"$@\"";
+    let command = confine(&["--", "echo", "never"]);
+    let mut unshare = std::process::Command::new("unshare");
+    unshare.args(["-m", "sh", "-c", hang, "sh"]).arg(command.get_program()).args(command.get_args());
+    let child = unshare.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("unshare");
+    let pid = child.id();
+    until("it has begun", || cgroup_of(pid).exists());
+    send(&child, Signal::SIGTERM);
+    let output = child.wait_with_output().expect("status");
+    let complained = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(143), &b""[..]), "{complained}");
+    assert!(complained.contains("interrupted by SIGTERM: the start"), "{complained}");
+    assert!(!cgroup_of(pid).exists());
+}
+
+#[test]
 fn signals_reach_the_command_again_inside() {
     let ran = run(&mut confine(&["--", "sh", "-c", "grep SigBlk /proc/self/status; kill -TERM $$; sleep 600"]));
     assert_eq!((ran.status, ran.said.as_str()), (143, "SigBlk:\t0000000000000000\n"), "{}", ran.complained);
