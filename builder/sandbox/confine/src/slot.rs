@@ -2,7 +2,8 @@
 //! ends, so a file that can be locked has nobody who uses it.
 //!
 //! The file holds its owner's process id, by which the cgroup is found that a killed owner left. Whoever comes next clears away
-//! what such owners left, before it starts anything itself. Slot files go with their owners; the directory and its lock stay.
+//! what such owners left, before it starts anything itself. Slot files go with their owners; the directory and its lock stay, and so does whatever else
+//! somebody put there: what is no regular file is nobody's slot.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek as _, Write as _};
@@ -103,22 +104,26 @@ fn clear(directory: &Path) -> Result<(), Error> {
 /// Removes what the owner named in a locked slot file left, and the name.
 fn clear_one(file: &mut File, path: &Path) -> Result<(), Error> {
     let failed = |source| Error::File { action: "clear", path: path.to_owned(), source };
-    let mut text = String::new();
-    Read::by_ref(file).take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+    let mut text = Vec::new();
+    Read::by_ref(file).take(FILE_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
     // New, or its owner was killed between making it and starting anything. Not cut off for nothing: ext4 would write it out when it
     // is closed. Source: auto_da_alloc in Documentation/admin-guide/ext4.rst.
     if text.is_empty() {
         return Ok(());
     }
-    if let Ok(pid) = text.trim_end().parse() {
+    // What says nothing of an owner has none.
+    if let Some(pid) = std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok()) {
         remove_abandoned(pid).map_err(|source| Error::Abandoned { pid, source })?;
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(failed)
 }
 
-/// The file, locked, if nobody else has it; made if it is not there.
+/// The file, locked, if nobody else has it; made if it is not there. `None` as well if something else than a file is there.
 fn locked(path: &Path) -> io::Result<Option<File>> {
     loop {
+        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Ok(None);
+        }
         let file = open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -168,5 +173,21 @@ mod tests {
         assert_eq!(slot.number, 0);
         let left = fs::read_dir(scratch.path()).expect("list").count();
         assert_eq!(left, 2, "the slot and the lock");
+    }
+
+    #[test]
+    fn what_is_no_slot_is_in_nobodys_way() {
+        let scratch = tempfile::tempdir().expect("directory");
+        let at = |name: &str| scratch.path().join(name);
+        fs::write(at("slot-9"), b"\xff\xfe").expect("file");
+        fs::write(at("slot-8"), "-1 or so").expect("file");
+        for directory in ["slot-dir", "slot-0"] {
+            fs::create_dir(at(directory)).expect("directory");
+        }
+        std::os::unix::fs::symlink("elsewhere", at("slot-1")).expect("link");
+        let slot = Slot::take_in(scratch.path()).expect("slot");
+        assert_eq!(slot.number, 2);
+        assert!(at("slot-dir").exists() && at("slot-0").exists() && !at("elsewhere").exists());
+        assert!(!at("slot-9").exists() && !at("slot-8").exists());
     }
 }
