@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use kiln_sandbox::{Draft, LayerError, Limits, Proc, Profile, Requirements, Source};
+use rustix::fs::FileType;
 use thiserror::Error;
 
 use crate::document::{self, Access, Document, Mount, Temporary};
+use crate::kind;
 use crate::quantity::{Duration, Size};
 
 /// Where programs are looked for unless the policy says otherwise. Source: Debian's `/etc/profile` for users.
@@ -36,6 +38,8 @@ pub(crate) enum Error {
     Find { path: String, source: io::Error },
     #[error("{} is not UTF-8 text", path.display())]
     NotText { path: PathBuf },
+    #[error("{path:?} is a {kind}, which cannot be shown")]
+    Kind { path: String, kind: &'static str },
     #[error("{path:?} is to be written and belongs to user {uid}")]
     Owner { path: String, uid: u32 },
     #[error(transparent)]
@@ -107,8 +111,7 @@ fn found(document: Document, base: &Path) -> Result<Document, Error> {
     };
     let mount = |mount: Mount| {
         let source = find(&mount.source)?;
-        let failed = |error| Error::Find { path: source.clone(), source: error };
-        let uid = fs::metadata(&source).map_err(failed)?.uid();
+        let uid = shown(&source, &[FileType::Directory, FileType::RegularFile])?.uid();
         if mount.access == Access::Rw && uid != 0 {
             return Err(Error::Owner { path: source, uid });
         }
@@ -116,8 +119,16 @@ fn found(document: Document, base: &Path) -> Result<Document, Error> {
         Ok(Mount { source, target, access: mount.access })
     };
     let root = document.root.as_deref().map(find).transpose()?;
+    root.as_deref().map(|root| shown(root, &[FileType::Directory])).transpose()?;
     let mounts = document.mounts.into_iter().map(mount).collect::<Result<_, _>>()?;
     Ok(Document { root, mounts, ..document })
+}
+
+/// What is known of a source, which must be of one of these kinds. A socket, FIFO or device would be a way to whoever is behind it.
+fn shown(path: &str, kinds: &[FileType]) -> Result<fs::Metadata, Error> {
+    let found = fs::metadata(path).map_err(|source| Error::Find { path: path.to_owned(), source })?;
+    let kind = FileType::from_raw_mode(found.mode());
+    if kinds.contains(&kind) { Ok(found) } else { Err(Error::Kind { path: path.to_owned(), kind: kind::name(kind) }) }
 }
 
 /// The file's document with the flags'.
@@ -276,6 +287,9 @@ mod tests {
         assert!(matches!(refused(""), Error::NoRoot));
         assert!(matches!(refused("root='/not/there'"), Error::Find { .. }));
         assert!(matches!(refused("root='/'\n[[mount]]\nsource='/not/there'\naccess='ro'"), Error::Find { .. }));
+        assert!(matches!(refused("root='/etc/passwd'"), Error::Kind { kind: "regular file", .. }));
+        let node = refused("root='/'\n[[mount]]\nsource='/dev/null'\naccess='ro'");
+        assert!(matches!(node, Error::Kind { kind: "character device", .. }));
         let essential = effective(None, parsed("root='/'\nwithout=['namespaces']"), Path::new("/")).expect("effective");
         assert!(matches!(essential.requirements(), Err(Error::Layer(_))));
     }

@@ -118,6 +118,9 @@ fn effective_help(error: &effective::Error) -> Option<String> {
                 "the command's own user stands for root on disk: chown -R root: {path}, or name a directory of root's"
             )
         }
+        effective::Error::Kind { .. } => {
+            "name a directory, or a regular file of one; the root is a directory".to_owned()
+        }
         effective::Error::Layer(_) => "everything else rests on it".to_owned(),
         _ => return None,
     })

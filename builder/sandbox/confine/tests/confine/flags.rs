@@ -128,6 +128,21 @@ fn what_this_host_cannot_give_is_refused_with_a_remedy() {
 }
 
 #[test]
+fn what_has_somebody_behind_it_is_not_shown() {
+    let scratch = scratch();
+    let (fifo, socket) = (scratch.path().join("fifo"), scratch.path().join("socket"));
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("fifo");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("socket");
+    for (path, kind) in [(text(&socket), "socket"), (text(&fifo), "FIFO"), ("/dev/zero", "character device")] {
+        let cause = format!("{path:?} is a {kind}");
+        for flag in ["--ro", "--rw"] {
+            refused(&script(&[flag, path], "echo never"), &cause, "name a directory");
+        }
+        refused(&run(program().args(["--root", path, "--", "echo", "never"])), &cause, "name a directory");
+    }
+}
+
+#[test]
 fn a_kernel_without_controllers_is_refused_unless_limits_are_given_up() {
     let controllers = crate::bench::cgroup_of(0).with_file_name("cgroup.controllers");
     let controllers = fs::read_to_string(controllers).expect("controllers");
