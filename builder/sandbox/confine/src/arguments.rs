@@ -26,10 +26,10 @@ Examples:
   Once for each boot of this machine, so that what commands do can be told:
     kiln-confine --switch-audit-on
   Compile under the host's own root, which is read-only:
-    kiln-confine --root / --rw .:/tmp/work --chdir /tmp/work --tmp 1G --timeout 10m -- make
+    kiln-confine --root / --rw .:/mnt --chdir /mnt --tmp 1G --timeout 10m -- make
   Turn flags into a file, and use it:
     kiln-confine --root / --tmp 1G --memory 4G --print-policy > build.toml
-    kiln-confine --policy build.toml --rw .:/tmp/work --chdir /tmp/work --report report.json -- make
+    kiln-confine --policy build.toml --rw .:/mnt --chdir /mnt --report report.json -- make
 
 Exit status: the command's own; 128+N if signal N ended it; 119 a forbidden system call interface, 120 memory, 121 processes,
 122 disk, 123 file size, 124 time; 125 refused or not set up, 126 not executable, 127 not found; 2 a mistake in the arguments
@@ -45,7 +45,7 @@ pub(crate) struct Arguments {
     /// Show SRC at DEST (or at its own place), read-only; repeatable
     #[arg(long, value_name = "SRC[:DEST]")]
     ro: Vec<Bind>,
-    /// Show SRC at DEST (or at its own place), to be written; repeatable
+    /// Show SRC at DEST (or at its own place), to be written; not below a private /tmp; repeatable
     #[arg(long, value_name = "SRC[:DEST]")]
     rw: Vec<Bind>,
     /// Private /tmp in memory of this size

@@ -141,8 +141,8 @@ fn spawn_layer(error: &SpawnError) -> Option<Layer> {
 fn spawn_help(error: &SpawnError) -> Option<String> {
     Some(match error {
         SpawnError::View(ViewError::ParentInUse { target, parent }) => format!(
-            "choose a place that the view can make: below a temporary file system (--tmp 1G and SRC:/tmp/NAME), or in a directory \
-             of the root that is empty, as {parent} is not; or make {target} yourself"
+            "choose a directory that is there (/mnt), or a place that the view can make: in a directory of the root that is empty, as \
+             {parent} is not, or, to be read only, below a temporary file system (--tmp 1G and SRC:/tmp/NAME); or make {target} yourself"
         ),
         SpawnError::View(ViewError::Missing { target }) => {
             format!("make an empty directory {target} in the root: the view cannot make one there")
