@@ -134,10 +134,12 @@ fn a_start_that_hangs_can_be_ended() {
     let command = confine(&["--", "echo", "never"]);
     let mut unshare = std::process::Command::new("unshare");
     unshare.args(["-m", "sh", "-c", hang, "sh"]).arg(command.get_program()).args(command.get_args());
-    let child = unshare.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("unshare");
+    let mut child =
+        unshare.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("unshare");
     let pid = child.id();
     until("it has begun", || cgroup_of(pid).exists());
     send(&child, Signal::SIGTERM);
+    until("it ends", || child.try_wait().expect("status").is_some());
     let output = child.wait_with_output().expect("status");
     let complained = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(143), &b""[..]), "{complained}");
