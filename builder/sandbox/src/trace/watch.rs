@@ -206,7 +206,7 @@ impl Watch {
             let Some((kind, text)) = self.audit.next().map_err(heard_error)? else {
                 match token {
                     None => drop(has_come(&self.audit, left)?),
-                    Some(_) => wait_for(&self.audit, Instant::now() + BARRIER_TIMEOUT)?,
+                    Some(_) => wait_for(&self.audit, BARRIER_TIMEOUT)?,
                 }
                 continue;
             };
@@ -321,7 +321,7 @@ impl Watch {
         let token = self.audit.token().to_owned();
         // What waits is bounded by the queues, and nobody adds to it: only silence has a bound of time.
         while !self.records(Some(&token))? {
-            wait_for(&self.audit, Instant::now() + BARRIER_TIMEOUT)?;
+            wait_for(&self.audit, BARRIER_TIMEOUT)?;
         }
         let status = self.audit.status().map_err(audit_error("status"))?;
         let lost = status.lost.wrapping_sub(self.lost_before);
@@ -347,7 +347,7 @@ impl Watch {
         while self.domain.is_some() && self.domain_total.is_none() {
             self.records(None)?;
             if self.domain_total.is_none() {
-                wait_for(&self.audit, deadline)?;
+                wait_for(&self.audit, deadline.saturating_duration_since(Instant::now()))?;
             }
         }
         let uncounted = self.domain_total.map_or(Some(0), |total| total.checked_sub(self.domain_heard));
@@ -374,13 +374,9 @@ fn landlock_object(record: &Record<'_>) -> String {
     texts.collect::<Vec<_>>().join(" ")
 }
 
-/// Waits until records have come.
-fn wait_for(audit: &Audit, deadline: Instant) -> Result<(), Error> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(Error::Silent);
-    }
-    has_come(audit, left).map(drop)
+/// Waits until records have come; that none comes for as long as `most` is an error.
+fn wait_for(audit: &Audit, most: Duration) -> Result<(), Error> {
+    if has_come(audit, most)? { Ok(()) } else { Err(Error::Silent) }
 }
 
 /// Waits until records have come, or `most` is over. Whether they have, as far as is known.
