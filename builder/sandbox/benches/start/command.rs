@@ -38,7 +38,7 @@ impl Line {
     pub(crate) fn confine(named: Option<&Path>, limits: bool) -> Result<Self, String> {
         let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.parent()?.join("kiln-confine")));
         let places: Vec<_> = named.map(Path::to_owned).into_iter().chain(beside).collect();
-        let program = find(&places).ok_or("not built: `cargo build --release -p kiln-confine`")?;
+        let program = find(&places).ok_or("not built: `cargo confine`")?;
         let arguments = if limits { confine_arguments } else { confine_without_limits };
         Ok(Self { program, arguments, environment: vec![] })
     }
