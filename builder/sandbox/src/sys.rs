@@ -210,6 +210,30 @@ pub(crate) fn ordinary_scheduling() -> io::Result<()> {
     check(libc::c_long::from(unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameter) }))
 }
 
+/// Takes off what a caller may have asked for its own memory, timers and disks, and a fork hands on: pages that are merged with equal
+/// ones of others, which these can tell by the time that a write takes; no huge pages; late timers; a class of its own at the disk.
+pub(crate) fn untuned() -> io::Result<()> {
+    /// `PR_SET_MEMORY_MERGE`, which libc lacks. Source: include/uapi/linux/prctl.h.
+    const PR_SET_MEMORY_MERGE: libc::c_int = 67;
+    /// `IOPRIO_WHO_PROCESS`. Source: include/uapi/linux/ioprio.h.
+    const WHO_PROCESS: libc::c_int = 1;
+    /// Nanoseconds; 0 would mean what the caller had. Source: `init_task` in init/init_task.c.
+    const TIMER_SLACK_NS: libc::c_ulong = 50_000;
+    let none: libc::c_ulong = 0;
+    for (option, value) in
+        [(PR_SET_MEMORY_MERGE, none), (libc::PR_SET_THP_DISABLE, none), (libc::PR_SET_TIMERSLACK, TIMER_SLACK_NS)]
+    {
+        // SAFETY: these options take plain integers.
+        match check(libc::c_long::from(unsafe { libc::prctl(option, value, none, none, none) })) {
+            // A kernel without it has nothing to take off.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            result => result?,
+        }
+    }
+    // SAFETY: takes plain integers: this process, no class.
+    check(unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, 0) })
+}
+
 /// The newest Landlock ABI of this kernel.
 pub(crate) fn landlock_abi() -> io::Result<libc::c_long> {
     /// `LANDLOCK_CREATE_RULESET_VERSION`. Source: include/uapi/linux/landlock.h.

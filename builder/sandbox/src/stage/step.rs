@@ -160,6 +160,7 @@ fn new_process(descriptors: &Descriptors) -> Staged<bool> {
     nix::sys::signal::SigSet::empty().thread_set_mask().at(Layer::Process, "signal mask")?;
     setpriority_process(None, 0).at(Layer::Process, "setpriority")?;
     sys::ordinary_scheduling().at(Layer::Process, "sched_setscheduler")?;
+    sys::untuned().at(Layer::Process, "prctl and ioprio_set")?;
     nix::sys::personality::set(nix::sys::personality::Persona::empty()).at(Layer::Process, "personality")?;
     sys::join_empty_keyring().at(Layer::Process, "KEYCTL_JOIN_SESSION_KEYRING")
 }

@@ -8,6 +8,7 @@
 mod bench;
 mod ends;
 mod flags;
+mod inherited;
 mod life;
 mod output;
 mod records;
