@@ -24,10 +24,13 @@ pub const MEMORY_BYTES_MIN: u64 = 8 << 20;
 pub const GRACE_MS_MAX: u64 = 10 * 60_000;
 /// Slots for steps that run at the same time.
 pub const SLOTS: u16 = 1024;
-/// First host user and group id of the steps. Source: the range that `useradd` never gives out by itself (subordinate ids).
-pub(crate) const HOST_ID_BASE: u32 = 100_000;
+/// First host user and group id of the steps, where nobody else's are: above what `useradd` gives out as subordinate ids and
+/// container managers use, below systemd's foreign ids. Source: systemd's UIDS-GIDS.md, 1879048192 to 2147352575 "Unused".
+pub(crate) const HOST_ID_BASE: u32 = 0x7000_0000;
 /// Host user and group of every sandbox init: not a step's, so that no step can trace or signal it.
-pub(crate) const INIT_HOST_ID: u32 = HOST_ID_BASE - 1;
+pub(crate) const INIT_HOST_ID: u32 = HOST_ID_BASE + SLOTS as u32;
+/// A group that no file has: the largest id there is. A map must map something. Source: user_namespaces(7).
+pub(crate) const NO_GROUP: u32 = u32::MAX - 1;
 /// User and group that a step sees itself as, whatever its slot: outputs must not depend on the slot.
 pub const VIEW_ID: u32 = 1000;
 

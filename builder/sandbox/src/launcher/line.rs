@@ -4,7 +4,7 @@
 //! has been in it, it is given out once, and what it is gets read back like everything else. A launcher has one asked for when it
 //! starts; from its second step on it asks for the next one with each step, so that who starts one step only leaves none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -55,30 +55,62 @@ impl Prepared {
     }
 }
 
+/// How the owners of a step's files are mapped, each as a user namespace.
+#[derive(Debug)]
+pub(super) struct Owners {
+    /// Root on disk is the step's user and group.
+    pub(super) read_write: OwnedFd,
+    /// Root on disk is the step's user, and no group is anybody's: the kernel lets nobody write to such a file, whatever its mode
+    /// and type say. Source: inode_permission in fs/namei.c, HAS_UNMAPPED_ID.
+    pub(super) read_only: OwnedFd,
+}
+
+/// What the launcher was asked for and did not answer yet.
+#[derive(Debug)]
+enum Waiting {
+    Sandbox(Asked),
+    /// For this host user.
+    Owners(u32),
+}
+
 /// The channel to the launcher, and what came over it and was not used yet.
 #[derive(Debug)]
 pub(super) struct Line {
     channel: Channel,
     prepared: Option<Prepared>,
-    asked: Option<Asked>,
+    /// In the order in which it answers.
+    waiting: VecDeque<Waiting>,
+    made: Option<Sandbox>,
     given: u64,
-    owners: BTreeMap<u32, Arc<OwnedFd>>,
+    owners: BTreeMap<u32, Arc<Owners>>,
 }
 
 impl Line {
     pub(super) fn new(channel: Channel) -> Self {
-        Self { channel, prepared: None, asked: None, given: 0, owners: BTreeMap::new() }
+        let (waiting, owners) = (VecDeque::new(), BTreeMap::new());
+        Self { channel, prepared: None, waiting, made: None, given: 0, owners }
     }
 
-    /// Has an empty sandbox made, unless one is on its way; does not wait for it.
-    pub(super) fn ask(&mut self, hierarchy: &Hierarchy) -> Result<(), Error> {
-        if self.asked.is_some() {
+    /// Has an empty sandbox made, unless there is one or one is on its way, and the maps of owners to `host_id`; does not wait.
+    pub(super) fn ask(&mut self, hierarchy: &Hierarchy, host_id: u32) -> Result<(), Error> {
+        self.ask_sandbox(hierarchy)?;
+        let is_asked = |waiting: &Waiting| matches!(waiting, Waiting::Owners(id) if *id == host_id);
+        if !self.owners.contains_key(&host_id) && !self.waiting.iter().any(is_asked) {
+            self.request(Request::Owners { host_id }, &[])?;
+            self.waiting.push_back(Waiting::Owners(host_id));
+        }
+        Ok(())
+    }
+
+    fn ask_sandbox(&mut self, hierarchy: &Hierarchy) -> Result<(), Error> {
+        let is_sandbox = |waiting: &Waiting| matches!(waiting, Waiting::Sandbox(_));
+        if self.made.is_some() || self.waiting.iter().any(is_sandbox) {
             return Ok(());
         }
         let prepared = self.prepared.take().map_or_else(|| Prepared::make(hierarchy), Ok)?;
         let Prepared { control, far, cgroup } = prepared;
         self.request(Request::Sandbox { spaces: true }, &[far.as_fd(), cgroup.as_fd()])?;
-        self.asked = Some(Asked { control, cgroup, spaces: None });
+        self.waiting.push_back(Waiting::Sandbox(Asked { control, cgroup, spaces: None }));
         Ok(())
     }
 
@@ -91,7 +123,7 @@ impl Line {
     ) -> Result<(), Error> {
         let Prepared { control, far, cgroup } = Prepared::make(hierarchy)?;
         self.request(Request::Sandbox { spaces: false }, &[far.as_fd(), cgroup.as_fd()])?;
-        self.asked = Some(Asked { control, cgroup, spaces: Some(spaces()?) });
+        self.waiting.push_back(Waiting::Sandbox(Asked { control, cgroup, spaces: Some(spaces()?) }));
         Ok(())
     }
 
@@ -107,47 +139,47 @@ impl Line {
     pub(super) fn ask_ahead(&mut self, hierarchy: &Hierarchy) {
         if self.given > 1 {
             // Whoever needs it asks again, and is told why it cannot be had.
-            let _ = self.ask(hierarchy);
+            let _ = self.ask_sandbox(hierarchy);
         }
     }
 
-    /// An empty sandbox, and the map of owners to `host_id`.
-    pub(super) fn take(&mut self, hierarchy: &Hierarchy, host_id: u32) -> Result<(Sandbox, Arc<OwnedFd>), Error> {
-        self.ask(hierarchy)?;
-        let known = self.owners.get(&host_id).map(Arc::clone);
-        if known.is_none() {
-            self.request(Request::Owners { host_id }, &[])?;
+    /// An empty sandbox, and the maps of owners to `host_id`.
+    pub(super) fn take(&mut self, hierarchy: &Hierarchy, host_id: u32) -> Result<(Sandbox, Arc<Owners>), Error> {
+        loop {
+            // Another thread may have taken what was asked for.
+            self.ask(hierarchy, host_id)?;
+            if let Some(owners) = self.owners.get(&host_id).map(Arc::clone)
+                && let Some(sandbox) = self.made.take()
+            {
+                self.given += 1;
+                return Ok((sandbox, owners));
+            }
+            self.hear()?;
         }
-        // Both replies are taken, whatever the first one says.
-        let sandbox = self.made();
-        let owners = known.map_or_else(|| self.made_owners(host_id), Ok)?;
-        self.given += 1;
-        Ok((sandbox?, owners))
     }
 
-    /// The map of owners that was asked for, once it is there.
-    fn made_owners(&mut self, host_id: u32) -> Result<Arc<OwnedFd>, Error> {
-        let (Reply::Owners, [Some(owners), None, None]) = self.reply()? else { return Err(Error::OutOfTurn) };
-        if self.owners.len() >= OWNERS_MAX {
-            self.owners.clear();
-        }
-        let owners = Arc::new(owners);
-        self.owners.insert(host_id, Arc::clone(&owners));
-        Ok(owners)
-    }
-
-    /// The sandbox that was asked for, once it is there.
-    fn made(&mut self) -> Result<Sandbox, Error> {
-        let Asked { control, cgroup, spaces } = self.asked.take().ok_or(Error::OutOfTurn)?;
-        let (Reply::Sandbox { pid }, [Some(pidfd), network, user]) = self.reply()? else {
-            return Err(Error::OutOfTurn);
-        };
-        let spaces = match (spaces, network, user) {
-            (Some(ours), None, None) => ours,
-            (None, Some(network), Some(user)) => Spaces { network, user },
+    /// Takes in the next answer.
+    fn hear(&mut self) -> Result<(), Error> {
+        let waiting = self.waiting.pop_front().ok_or(Error::OutOfTurn)?;
+        match (waiting, self.reply()?) {
+            (Waiting::Sandbox(asked), (Reply::Sandbox { pid }, [Some(pidfd), network, user])) => {
+                let Asked { control, cgroup, spaces } = asked;
+                let spaces = match (spaces, network, user) {
+                    (Some(ours), None, None) => ours,
+                    (None, Some(network), Some(user)) => Spaces { network, user },
+                    _ => return Err(Error::OutOfTurn),
+                };
+                self.made = Some(Sandbox { control, init: pid, pidfd, spaces, cgroup });
+            }
+            (Waiting::Owners(host_id), (Reply::Owners, [Some(read_write), Some(read_only), None])) => {
+                if self.owners.len() >= OWNERS_MAX {
+                    self.owners.clear();
+                }
+                self.owners.insert(host_id, Arc::new(Owners { read_write, read_only }));
+            }
             _ => return Err(Error::OutOfTurn),
-        };
-        Ok(Sandbox { control, init: pid, pidfd, spaces, cgroup })
+        }
+        Ok(())
     }
 
     /// Ends the sandbox that nobody used, and leaves to the launcher's last child what it takes the kernel long to close: `slow`.
@@ -167,9 +199,8 @@ impl Line {
     /// Ends the sandbox that nobody used.
     pub(super) fn end_unused(&mut self) {
         self.prepared = None;
-        if self.asked.is_some()
-            && let Ok(Sandbox { control, pidfd, cgroup, .. }) = self.made()
-        {
+        while !self.waiting.is_empty() && self.hear().is_ok() {}
+        if let Some(Sandbox { control, pidfd, cgroup, .. }) = self.made.take() {
             drop(control);
             // Whatever survives is said by nobody: the cgroup's own drop tries once more.
             let _ = cgroup.end(pidfd.as_fd()).and_then(|()| cgroup.clear());

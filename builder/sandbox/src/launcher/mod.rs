@@ -175,7 +175,7 @@ impl Launcher {
     pub fn spawn(&self, policy: &Policy, stdout: OwnedFd, stderr: OwnedFd) -> Result<Step, Error> {
         check_profile(policy.profile)?;
         // Made while the trees are detached.
-        self.line().ask(&self.hierarchy)?;
+        self.line().ask(&self.hierarchy, policy.host_id())?;
         let detach = |target: &str, source: &crate::policy::Source| {
             tree::detach(source).map_err(|source| Error::Source { target: target.to_owned(), source })
         };
@@ -189,7 +189,8 @@ impl Launcher {
             cgroup.limit(&policy.limits)?;
         }
         let mut descriptors: Vec<BorrowedFd<'_>> =
-            vec![stdout.as_fd(), stderr.as_fd(), owners.as_fd(), network.as_fd(), user.as_fd(), root.as_fd()];
+            vec![stdout.as_fd(), stderr.as_fd(), owners.read_write.as_fd(), owners.read_only.as_fd()];
+        descriptors.extend([network.as_fd(), user.as_fd(), root.as_fd()]);
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         debug_assert!(descriptors.len() <= DESCRIPTORS_MAX);
         send(&control, &order, &descriptors)?;

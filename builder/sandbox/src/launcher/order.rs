@@ -16,8 +16,8 @@ pub(crate) const ORDER_BYTES_MAX: usize = 200 * 1024;
 pub(crate) const REPORT_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of one request to the launcher.
 pub(crate) const REQUEST_BYTES_MAX: usize = 256;
-/// Descriptors before the trees: stdout, stderr, the owner map, the step's network and user namespaces.
-pub(crate) const FIXED_DESCRIPTORS: usize = 5;
+/// Descriptors before the trees: stdout, stderr, both owner maps, the step's network and user namespaces.
+pub(crate) const FIXED_DESCRIPTORS: usize = 6;
 /// Descriptors of one message: fixed ones, the root and every mount. The kernel's limit is 253 (SCM_MAX_FD).
 pub(crate) const DESCRIPTORS_MAX: usize = FIXED_DESCRIPTORS + 1 + crate::policy::MOUNTS_MAX;
 
@@ -29,14 +29,14 @@ pub(crate) enum Request {
         /// Whether the namespaces that its step enters are wanted with it.
         spaces: bool,
     },
-    /// Make the user namespace that maps root on disk to this host user.
+    /// Make the owner maps for this host user.
     Owners { host_id: u32 },
     /// Close the descriptors that this comes with, when nobody waits any more. Has no reply.
     Close,
 }
 
-/// Caller to the init of an empty sandbox: start this. Comes with the descriptors stdout, stderr, owner map, network and user
-/// namespace, then the trees.
+/// Caller to the init of an empty sandbox: start this. Comes with the descriptors stdout, stderr, owner maps of what
+/// is writable and of what is not, network and user namespace, then the trees.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) places: Vec<Place>,
@@ -91,7 +91,7 @@ pub(crate) enum Reply {
     Sandbox {
         pid: i32,
     },
-    /// Comes with the user namespace.
+    /// Comes with the owner map of what is writable, and that of what is not.
     Owners,
     Failed(Failed),
 }

@@ -19,6 +19,7 @@ use super::channel::{Channel, Received};
 use super::order::{Failed, REQUEST_BYTES_MAX, Reply, Request};
 use super::spaces::Spaces;
 use crate::layer::Layer;
+use crate::policy::NO_GROUP;
 use crate::stage::{self, At as _, Empty, Kit, Staged};
 use crate::sys::{self, Cloned, Forked, SingleThread, attr, mount_setattr};
 use crate::trace::Rules;
@@ -188,14 +189,16 @@ fn sandbox(
     }
 }
 
-/// The owner map of a step's files.
+/// The owner maps of a step's files.
 fn owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> Staged<(Reply, Vec<OwnedFd>)> {
-    let owners = make_owners(proc, host_id, alone).at(Layer::Namespaces, "user namespace of the owner map")?;
-    Ok((Reply::Owners, vec![owners]))
+    let owners = [0, NO_GROUP].map(|group| owner_map(proc, group, host_id, alone));
+    let [read_write, read_only] = owners.map(|map| map.at(Layer::Namespaces, "user namespace of an owner map"));
+    Ok((Reply::Owners, vec![read_write?, read_only?]))
 }
 
-/// The user namespace that maps root on disk to `host_id` and nothing else. Made by a child that does nothing but hold it open.
-fn make_owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> io::Result<OwnedFd> {
+/// The user namespace that maps user 0 and group `group` on disk to `host_id` and nothing else. Made by a child that does nothing but
+/// hold it open.
+fn owner_map(proc: &OwnedFd, group: u32, host_id: u32, alone: &SingleThread) -> io::Result<OwnedFd> {
     let (ours, theirs) = Channel::pair()?;
     let pid = match sys::fork_into_user_namespace(alone)? {
         Forked::Child => {
@@ -206,9 +209,9 @@ fn make_owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> io::Result
         }
         Forked::Parent(pid) => pid,
     };
-    for map in ["uid_map", "gid_map"] {
+    for (map, id) in [("uid_map", 0), ("gid_map", group)] {
         let map = openat(proc, format!("{pid}/{map}"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::io::write(&map, format!("0 {host_id} 1\n").as_bytes())?;
+        rustix::io::write(&map, format!("{id} {host_id} 1\n").as_bytes())?;
     }
     Ok(openat(proc, format!("{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }

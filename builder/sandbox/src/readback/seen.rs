@@ -10,7 +10,7 @@ use super::table::{MountReader, Mounted};
 use super::{Error, Ordered, Process, expect};
 use crate::enforced::MountFact;
 use crate::layer::Layer::View;
-use crate::policy::Proc;
+use crate::policy::{NO_GROUP, Proc};
 use crate::running::Space;
 use crate::sys::attr;
 use crate::view::{Identity, Kind, Place, SHM_BYTES_MAX, SHM_INODES_MAX, TreeAccess, hidden_in_proc, lookup};
@@ -90,9 +90,14 @@ fn mount_matches(place: &Place, mount: &Mounted, mounts: &[Mounted], ordered: &O
     if let Some(above) = above.max_by_key(|other| other.target.len()) {
         expect(View, &what("parent"), &mount.parent, &above.id)?;
     }
-    let owned = format!("0 {} 1", ordered.policy.host_id());
-    let owners = if place.is_tree() { vec![owned] } else { Vec::new() };
+    let mapped = |id: u32| vec![format!("{id} {} 1", ordered.policy.host_id())];
+    let (owners, groups) = match place.kind {
+        Kind::Tree { access: TreeAccess::ReadWrite, .. } => (mapped(0), mapped(0)),
+        Kind::Tree { access: TreeAccess::ReadOnly, .. } => (mapped(0), mapped(NO_GROUP)),
+        _ => (Vec::new(), Vec::new()),
+    };
     expect(View, &what("owner map"), &mount.owners, &owners)?;
+    expect(View, &what("owner map of groups"), &mount.groups, &groups)?;
     match &place.kind {
         Kind::Root | Kind::Tree { .. } => Ok(()),
         Kind::Temporary { .. } | Kind::SharedMemory | Kind::Scaffold { .. } | Kind::Devices => {

@@ -29,6 +29,7 @@ const FS_TYPE: u64 = 0x20;
 const MNT_OPTS: u64 = 0x80;
 const SUPPORTED: u64 = 0x1000;
 const UIDMAP: u64 = 0x2000;
+const GIDMAP: u64 = 0x4000;
 const ALWAYS: u64 = SB_BASIC | MNT_BASIC | MNT_ROOT | MNT_POINT | FS_TYPE | SUPPORTED;
 
 /// One mount.
@@ -53,8 +54,9 @@ pub(super) struct Mounted {
     pub(super) superblock: u32,
     /// The file system's own options.
     pub(super) options: String,
-    /// Ranges of the owner map; empty: as on disk.
+    /// Ranges of the owner map, of users and of groups; empty: as on disk.
     pub(super) owners: Vec<String>,
+    pub(super) groups: Vec<String>,
 }
 
 /// Whether this kernel tells what is needed here, about the caller's own mounts.
@@ -162,7 +164,7 @@ fn reachable() -> io::Result<Vec<Mounted>> {
 
 /// `answer`: room, with whatever is in it from before: the kernel says what is its own.
 fn stat(id: u64, answer: &mut [u8]) -> io::Result<Mounted> {
-    sys::stat_mount(id, ALWAYS | MNT_OPTS | UIDMAP, answer)?;
+    sys::stat_mount(id, ALWAYS | MNT_OPTS | UIDMAP | GIDMAP, answer)?;
     parse(answer).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADMSG))
 }
 
@@ -171,11 +173,13 @@ fn parse(answer: &[u8]) -> Option<Mounted> {
     let word = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
     let long = |at: usize| Some(u64::from_ne_bytes(answer.get(at..at + 8)?.try_into().ok()?));
     let given = long(8)?;
-    if given & ALWAYS != ALWAYS || long(144)? & UIDMAP == 0 {
+    let maps = UIDMAP | GIDMAP;
+    if given & ALWAYS != ALWAYS || long(144)? & maps != maps {
         return None;
     }
     let options = if given & MNT_OPTS == 0 { String::new() } else { text(answer, word(4)?)? };
     let owners = if given & UIDMAP == 0 { Vec::new() } else { texts(answer, word(156)?, word(152)?)? };
+    let groups = if given & GIDMAP == 0 { Vec::new() } else { texts(answer, word(164)?, word(160)?)? };
     Some(Mounted {
         device: (word(16)?, word(20)?),
         superblock: word(32)?,
@@ -188,6 +192,7 @@ fn parse(answer: &[u8]) -> Option<Mounted> {
         target: text(answer, word(108)?)?,
         options,
         owners,
+        groups,
     })
 }
 
@@ -235,7 +240,7 @@ mod tests {
     fn an_answer_cut_anywhere_is_none_or_the_same() {
         let mut answer = vec![0; FIXED_BYTES + 16];
         answer[8..16].copy_from_slice(&(ALWAYS | MNT_OPTS | UIDMAP).to_ne_bytes());
-        answer[144..152].copy_from_slice(&UIDMAP.to_ne_bytes());
+        answer[144..152].copy_from_slice(&(UIDMAP | GIDMAP).to_ne_bytes());
         answer[152..156].copy_from_slice(&2_u32.to_ne_bytes());
         answer[156..160].copy_from_slice(&4_u32.to_ne_bytes());
         answer[FIXED_BYTES..FIXED_BYTES + 12].copy_from_slice(b"abc\0x 1\0y 2\0");

@@ -135,10 +135,13 @@ fn prepare<'a>(place: &Place, covers: Option<&OwnedFd>, handed: &'a Handed<'_>) 
     let there = |mount: &'a OwnedFd| Ok(Ready::There(mount.as_fd()));
     let (mount, set) = match &place.kind {
         Kind::Root => return Err(Errno::INVAL).at(View, "a second root"),
-        Kind::Tree { number, access: TreeAccess::ReadOnly | TreeAccess::ReadWrite } => {
+        Kind::Tree { number, access } => {
             let tree = handed.descriptors.trees.get(*number).ok_or(Errno::INVAL).at(View, &what("tree"))?;
-            let owners = Some(handed.descriptors.owners.as_fd());
-            mount_setattr(tree.as_fd(), set, owners).at(View, &what("mount_setattr"))?;
+            let owners = match access {
+                TreeAccess::ReadOnly => &handed.descriptors.owners_read_only,
+                TreeAccess::ReadWrite => &handed.descriptors.owners,
+            };
+            mount_setattr(tree.as_fd(), set, Some(owners.as_fd())).at(View, &what("mount_setattr"))?;
             return there(tree);
         }
         Kind::Temporary { size_bytes_max, inodes_max } => {

@@ -77,9 +77,14 @@ fn take_order(control: Channel) -> Result<Option<(Order, Descriptors)>, (Channel
     let count = received.descriptors.len();
     let mut descriptors = received.descriptors.into_iter();
     let fixed: [_; FIXED_DESCRIPTORS] = std::array::from_fn(|_| descriptors.next());
-    if let (true, [Some(stdout), Some(stderr), Some(owners), Some(network), Some(user)]) = (count == expected, fixed) {
+    if let (true, [Some(stdout), Some(stderr), Some(owners), Some(owners_read_only), Some(network), Some(user)]) =
+        (count == expected, fixed)
+    {
         let trees = descriptors.collect();
-        return Ok(Some((order, Descriptors { control, stdout, stderr, owners, network, user, trees })));
+        return Ok(Some((
+            order,
+            Descriptors { control, stdout, stderr, owners, owners_read_only, network, user, trees },
+        )));
     }
     Err((control, refused(Errno::BADF.into(), "order with other descriptors than mounts")))
 }

@@ -63,8 +63,10 @@ struct Descriptors {
     control: Channel,
     stdout: OwnedFd,
     stderr: OwnedFd,
-    /// User namespace that maps root on disk to the step's host user.
+    /// The owner map of what is writable.
     owners: OwnedFd,
+    /// The owner map of what is not: the step has its files, and nobody has their groups.
+    owners_read_only: OwnedFd,
     /// The step's own network namespace, in which nobody is.
     network: OwnedFd,
     /// The step's own user namespace, in which nobody is and nobody can make another namespace.

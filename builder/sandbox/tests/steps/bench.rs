@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -14,6 +15,7 @@ use kiln_sandbox::{
     Access, AuditBefore, Draft, Exit, Launcher, Layer, Limits, Mount, Outcome, Policy, Proc, Profile, Requirements,
     Source, Temporary,
 };
+use rustix::fs::{CWD, FileType, Mode};
 use tempfile::TempDir;
 
 use crate::mutations::{MUTANTS, SABOTAGED};
@@ -92,6 +94,8 @@ pub(crate) struct Bench {
     pub(crate) saboteurs: Vec<(Layer, Launcher)>,
     image: TempDir,
     scratch: TempDir,
+    /// Listens in an input, in a file that everybody may write to.
+    _service: UnixListener,
 }
 
 impl Bench {
@@ -124,13 +128,19 @@ impl Bench {
         fs::write(scratch.path().join("data"), "input\n").expect("input");
         fs::create_dir(scratch.path().join("tree")).expect("input");
         fs::write(scratch.path().join("tree/file"), "input\n").expect("input");
+        let service = UnixListener::bind(scratch.path().join("tree/service")).expect("socket in an input");
+        rustix::fs::mknodat(CWD, scratch.path().join("tree/fifo"), FileType::Fifo, Mode::empty(), 0).expect("fifo");
+        for name in ["service", "fifo"] {
+            let everybody = fs::Permissions::from_mode(0o777);
+            fs::set_permissions(scratch.path().join("tree").join(name), everybody).expect("mode");
+        }
         for set_id in [image.path().join("usr/bin/set-id"), scratch.path().join("tree/set-id")] {
             fs::copy(image.path().join("probe"), &set_id).expect("set-id program");
             fs::set_permissions(&set_id, fs::Permissions::from_mode(0o6755)).expect("mode");
         }
         open_to_all(image.path());
         let desks = Mutex::new((FIRST_DESK..FIRST_DESK + DESKS as u16).rev().collect());
-        Self { launcher, unlimited, mutants, saboteurs, desks, image, scratch }
+        Self { launcher, unlimited, mutants, saboteurs, desks, image, scratch, _service: service }
     }
 
     pub(crate) fn mutant(&self, off: &[Layer]) -> &Launcher {

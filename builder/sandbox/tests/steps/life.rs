@@ -135,9 +135,9 @@ fn what_is_enforced_is_recorded(bench: &Bench) {
     let limited = enforced.cgroup.files.contains_key("memory.max");
     assert_eq!(enforced.given_up.iter().collect::<Vec<_>>(), if limited { vec![] } else { vec![&Layer::Limits] });
     assert_eq!(enforced.namespaces.len(), 8);
-    assert_eq!(enforced.process.uid, 100_007);
+    assert_eq!(enforced.process.uid, 0x7000_0007);
     assert_eq!((enforced.process.capabilities, enforced.process.seccomp_mode), (0, 2));
-    assert_eq!((enforced.init.uid, enforced.init.capabilities, enforced.init.seccomp_mode), (99_999, 0, 2));
+    assert_eq!((enforced.init.uid, enforced.init.capabilities, enforced.init.seccomp_mode), (0x7000_0400, 0, 2));
     assert!(enforced.process.no_new_privileges);
     assert_eq!(enforced.confirmed.landlock.as_ref().map(|landlock| landlock.abi), Some(7));
     assert_eq!(enforced.confirmed.memfd_noexec, "2");
@@ -196,7 +196,7 @@ fn concurrent_steps_do_not_mix(bench: &Bench) {
                     let errors = writer.try_clone().expect("dup");
                     let outcome = bench.launcher.spawn(&policy, writer, errors).expect("step").wait().expect("outcome");
                     assert_eq!(outcome.exit, Exit::Code { code: i32::from(slot) + 1 });
-                    assert_eq!(outcome.enforced.process.uid, 100_000 + u32::from(slot));
+                    assert_eq!(outcome.enforced.process.uid, 0x7000_0000 + u32::from(slot));
                 }
             });
         }

@@ -188,7 +188,7 @@ fn many_steps_run_at_the_same_time(bench: &Bench) {
                 let outcome = step.wait().expect("an outcome");
                 killing.join().expect("killer");
                 assert_eq!(outcome.exit, Exit::Killed);
-                assert_eq!(outcome.enforced.process.uid, 100_000 + u32::from(slot));
+                assert_eq!(outcome.enforced.process.uid, 0x7000_0000 + u32::from(slot));
             });
         }
     });

@@ -184,7 +184,7 @@ fn the_status_descriptor_has_a_line_for_the_start_and_one_for_the_end() {
     assert_eq!((status, lines.len()), (139, 2));
     let namespaces: BTreeMap<String, u64> = serde_json::from_value(lines[0]["namespaces"].clone()).expect("namespaces");
     assert_eq!((&lines[0]["event"], namespaces.len()), (&json!("started"), 8));
-    assert_eq!(lines[0]["user"].as_u64(), lines[0]["slot"].as_u64().map(|slot| 100_000 + slot));
+    assert_eq!(lines[0]["user"].as_u64(), lines[0]["slot"].as_u64().map(|slot| 0x7000_0000 + slot));
     let end = json!({"event": "ended", "status": 139, "end": {"how": "signalled", "signal": 11, "name": "SIGSEGV"}});
     assert_eq!(lines[1], end);
     let (status, lines) = told(&["--root", "/not/there", "--", "true"]);
