@@ -83,6 +83,7 @@ fn confine(arguments: &Arguments, known: &mut Known, status: &mut Status) -> Res
     let slot = Slot::take()?;
     known.slot = Some(slot.number);
     let policy = Policy::new(effective.draft(known.command.clone(), slot.number))?;
+    launcher.announce(&policy);
     for layer in &effective.document().without {
         say(format_args!("given up: {layer}"));
     }

@@ -35,8 +35,8 @@ pub(super) struct Sandbox {
 struct Asked {
     control: Channel,
     cgroup: Cgroup,
-    /// What it does not come with, because we have it.
-    spaces: Option<Spaces>,
+    /// The network of its step, if it does not come with one.
+    network: Option<OwnedFd>,
 }
 
 /// What is needed to ask for one.
@@ -109,21 +109,21 @@ impl Line {
         }
         let prepared = self.prepared.take().map_or_else(|| Prepared::make(hierarchy), Ok)?;
         let Prepared { control, far, cgroup } = prepared;
-        self.request(Request::Sandbox { spaces: true }, &[far.as_fd(), cgroup.as_fd()])?;
-        self.waiting.push_back(Waiting::Sandbox(Asked { control, cgroup, spaces: None }));
+        self.request(Request::Sandbox { network: true }, &[far.as_fd(), cgroup.as_fd()])?;
+        self.waiting.push_back(Waiting::Sandbox(Asked { control, cgroup, network: None }));
         Ok(())
     }
 
-    /// Has the first one made, and meanwhile makes the namespaces that its step enters: nobody waits for the caller yet. After an
-    /// error the line is of no use.
+    /// Has the first one made, and meanwhile makes the network of its step: nobody waits for the caller yet. After an error the line is
+    /// of no use.
     pub(super) fn ask_first(
         &mut self,
         hierarchy: &Hierarchy,
-        spaces: impl FnOnce() -> Result<Spaces, Failed>,
+        network: impl FnOnce() -> Result<OwnedFd, Failed>,
     ) -> Result<(), Error> {
         let Prepared { control, far, cgroup } = Prepared::make(hierarchy)?;
-        self.request(Request::Sandbox { spaces: false }, &[far.as_fd(), cgroup.as_fd()])?;
-        self.waiting.push_back(Waiting::Sandbox(Asked { control, cgroup, spaces: Some(spaces()?) }));
+        self.request(Request::Sandbox { network: false }, &[far.as_fd(), cgroup.as_fd()])?;
+        self.waiting.push_back(Waiting::Sandbox(Asked { control, cgroup, network: Some(network()?) }));
         Ok(())
     }
 
@@ -162,13 +162,12 @@ impl Line {
     fn hear(&mut self) -> Result<(), Error> {
         let waiting = self.waiting.pop_front().ok_or(Error::OutOfTurn)?;
         match (waiting, self.reply()?) {
-            (Waiting::Sandbox(asked), (Reply::Sandbox { pid }, [Some(pidfd), network, user])) => {
-                let Asked { control, cgroup, spaces } = asked;
-                let spaces = match (spaces, network, user) {
-                    (Some(ours), None, None) => ours,
-                    (None, Some(network), Some(user)) => Spaces { network, user },
-                    _ => return Err(Error::OutOfTurn),
+            (Waiting::Sandbox(asked), (Reply::Sandbox { pid }, [Some(pidfd), Some(user), made])) => {
+                let Asked { control, cgroup, network } = asked;
+                let ((Some(network), None) | (None, Some(network))) = (network, made) else {
+                    return Err(Error::OutOfTurn);
                 };
+                let spaces = Spaces { network, user };
                 self.made = Some(Sandbox { control, init: pid, pidfd, spaces, cgroup });
             }
             (Waiting::Owners(host_id), (Reply::Owners, [Some(read_write), Some(read_only), None])) => {

@@ -150,12 +150,12 @@ impl Launcher {
                 let zygote = Zygote { line: Mutex::new(Line::new(ours)), pid };
                 kernel::check(&requirements)?;
                 hierarchy = Hierarchy::prepare(requirements.require(Layer::Limits))?;
-                let spaces = || {
+                let network = || {
                     // One of our own: the caller's may be read-only.
                     let proc = stage::proc(true).at(Layer::Namespaces, "procfs for the set-up")?;
-                    Spaces::make(&proc, &requirements.left_out(), &alone)
+                    spaces::network(&proc, &alone)
                 };
-                zygote.line().ask_first(&hierarchy, spaces)?;
+                zygote.line().ask_first(&hierarchy, network)?;
                 let namespaces = readback::own_namespaces()?;
                 let hear = || Hearing::start(Rules::of(pid.unsigned_abs()));
                 let hearing = requirements.require(Layer::Trace).then(hear).transpose()?;
@@ -163,6 +163,11 @@ impl Launcher {
                 Ok(Self { zygote, hierarchy, requirements, filters, mounts, namespaces, hearing })
             }
         }
+    }
+
+    /// Has made meanwhile what a step of `policy` takes that comes soon. If it cannot be had, [`Launcher::spawn`] says why.
+    pub fn announce(&self, policy: &Policy) {
+        let _ = self.line().ask(&self.hierarchy, policy.host_id());
     }
 
     /// Starts one step and returns once it is confined, checked and about to execute its program.

@@ -26,8 +26,8 @@ pub(crate) const DESCRIPTORS_MAX: usize = FIXED_DESCRIPTORS + 1 + crate::policy:
 pub(crate) enum Request {
     /// Make an empty sandbox. Comes with the far end of its control socket and with its cgroup.
     Sandbox {
-        /// Whether the namespaces that its step enters are wanted with it.
-        spaces: bool,
+        /// Whether the network of its step is wanted with it.
+        network: bool,
     },
     /// Make the owner maps for this host user.
     Owners { host_id: u32 },
@@ -86,8 +86,8 @@ pub(crate) struct Failed {
 /// Launcher to caller, in the order of its requests.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    /// There is an empty sandbox. Comes with its init's pidfd, and with the network and the user namespace of its step if they were
-    /// wanted.
+    /// There is an empty sandbox. Comes with its init's pidfd, the user namespace of its step and, if it was wanted, the network of
+    /// its step.
     Sandbox {
         pid: i32,
     },

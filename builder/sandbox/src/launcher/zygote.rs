@@ -17,7 +17,7 @@ use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_
 
 use super::channel::{Channel, Received};
 use super::order::{Failed, REQUEST_BYTES_MAX, Reply, Request};
-use super::spaces::Spaces;
+use super::spaces::{self, Spaces};
 use crate::layer::Layer;
 use crate::policy::NO_GROUP;
 use crate::stage::{self, At as _, Empty, Kit, Staged};
@@ -154,7 +154,7 @@ fn answer(
         Err(failed) => return channel.send(&Reply::Failed(failed.clone()), &[]),
     };
     let made = match received.message {
-        Request::Sandbox { spaces } => sandbox(received.descriptors, spaces, proc, kit, alone),
+        Request::Sandbox { network } => sandbox(received.descriptors, network, proc, kit, alone),
         Request::Owners { host_id } => owners(proc, host_id, alone),
         // Taken in by whoever read it.
         Request::Close => return Ok(()),
@@ -166,10 +166,10 @@ fn answer(
 }
 
 /// Clones an empty sandbox, whose init makes ready what is the same for all steps and then waits for its order. Meanwhile makes
-/// namespaces of its step, if they are wanted. Comes with the init's pidfd and with those.
+/// the namespaces of its step, that of the network if it is wanted. Comes with the init's pidfd and with those.
 fn sandbox(
     descriptors: Vec<OwnedFd>,
-    spaces: bool,
+    network: bool,
     proc: &OwnedFd,
     kit: &Kit,
     alone: &SingleThread,
@@ -182,9 +182,13 @@ fn sandbox(
             stage::run(Empty { control: Channel::from_fd(control), proc, kit, alone })
         }
         Cloned::Parent { pid, pidfd } => {
-            let spaces = spaces.then(|| Spaces::make(proc, &kit.left_out, alone)).transpose()?;
-            let spaces = spaces.into_iter().flat_map(|Spaces { network, user }| [network, user]);
-            Ok((Reply::Sandbox { pid }, [pidfd].into_iter().chain(spaces).collect()))
+            let descriptors = if network {
+                let Spaces { network, user } = Spaces::make(proc, &kit.left_out, alone)?;
+                vec![pidfd, user, network]
+            } else {
+                vec![pidfd, spaces::user(proc, &kit.left_out, alone)?]
+            };
+            Ok((Reply::Sandbox { pid }, descriptors))
         }
     }
 }
