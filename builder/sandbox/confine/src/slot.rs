@@ -111,8 +111,10 @@ fn clear_one(file: &mut File, path: &Path) -> Result<(), Error> {
     if text.is_empty() {
         return Ok(());
     }
-    // What says nothing of an owner has none.
-    if let Some(pid) = std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok()) {
+    // What says nothing of an owner has none. One with our own id was another: what it left, our launcher has taken over already, and
+    // the cgroup of that name is ours.
+    let owner: Option<u32> = std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok());
+    if let Some(pid) = owner.filter(|owner| *owner != std::process::id()) {
         remove_abandoned(pid).map_err(|source| Error::Abandoned { pid, source })?;
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(failed)
@@ -161,6 +163,21 @@ mod tests {
         let left: Vec<_> =
             fs::read_dir(&directory).expect("list").map(|entry| entry.expect("entry").file_name()).collect();
         assert_eq!(left, [LOCK]);
+    }
+
+    #[test]
+    fn a_killed_owner_with_our_own_id_costs_us_nothing() {
+        let table = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        let cgroups = table.lines().find(|line| line.contains(" - cgroup2 ")).expect("a cgroup2 mount");
+        let mount = cgroups.split(' ').nth(4).expect("where");
+        let ours = Path::new(mount).join(format!("kiln-{}", std::process::id()));
+        fs::create_dir(&ours).expect("a cgroup of ours (needs root)");
+        let scratch = tempfile::tempdir().expect("directory");
+        fs::write(scratch.path().join("slot-5"), format!("{}\n", std::process::id())).expect("file");
+        let slot = Slot::take_in(scratch.path());
+        fs::remove_dir(&ours).expect("it is still there");
+        assert_eq!(slot.expect("slot").number, 0);
+        assert!(!scratch.path().join("slot-5").exists());
     }
 
     #[test]
