@@ -49,3 +49,16 @@ fn nothing_of_the_callers_settings_reaches_the_command() {
     assert_eq!(step[0], "50000");
     assert!(!step.ends_with(&["ksm_merge_any:".to_owned(), "yes".to_owned()]), "{step:?}");
 }
+
+/// As a service manager does for a service that must not change the kernel's settings.
+#[test]
+fn settings_that_the_caller_cannot_write_are_written_all_the_same() {
+    let command = confine(&["--", "true"]);
+    let hide = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && \
+                ! sh -c 'echo 0 > /proc/sys/vm/memfd_noexec' 2>/dev/null && exec \"$@\"";
+    let mut all = Command::new("unshare");
+    all.args(["--mount", "sh", "-c", hide, "sh"]).arg(command.get_program()).args(command.get_args());
+    let ran = run(&mut all);
+    // Each setting is read back, so it was started with all of them.
+    assert_eq!(ran.status, 0, "{}", ran.complained);
+}
