@@ -64,19 +64,6 @@ pub(crate) fn fork(_: &SingleThread) -> io::Result<Forked> {
     }
 }
 
-/// As [`fork`], with the child in a new user namespace.
-pub(crate) fn fork_into_user_namespace(_: &SingleThread) -> io::Result<Forked> {
-    let args =
-        CloneArgs { flags: libc::CLONE_NEWUSER as u64, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
-    // SAFETY: no CLONE_VM and no stack given, so it behaves like fork; the token proves that there is one thread; `args` outlives
-    // the call.
-    match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(Forked::Child),
-        pid => Ok(Forked::Parent(pid as i32)),
-    }
-}
-
 /// `struct clone_args`, first version with a cgroup (88 bytes). Source: include/uapi/linux/sched.h.
 #[repr(C)]
 #[derive(Default)]
@@ -97,7 +84,7 @@ struct CloneArgs {
 /// Which side of a clone the caller is on.
 #[derive(Debug)]
 pub(crate) enum Cloned {
-    /// In the new process, pid 1 of its pid namespace.
+    /// In the new process.
     Child,
     /// In the old process.
     Parent {
@@ -108,18 +95,29 @@ pub(crate) enum Cloned {
     },
 }
 
-/// `clone3(2)` into new namespaces and, at once, into `cgroup`. Memory is copied as by fork.
-pub(crate) fn clone_step(_: &SingleThread, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
+/// Clones a sandbox's init into its new namespaces and, at once, into `cgroup`. Memory is copied as by fork.
+pub(crate) fn clone_step(alone: &SingleThread, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
+    let flags = STEP_NAMESPACES | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP;
+    clone3(alone, flags, cgroup.as_raw_fd() as u64)
+}
+
+/// As [`fork`], with the child in a new user namespace.
+pub(crate) fn clone_into_user_namespace(alone: &SingleThread) -> io::Result<Cloned> {
+    clone3(alone, libc::CLONE_NEWUSER as u64, 0)
+}
+
+/// `clone3(2)` with `flags`; `cgroup` counts only with [`CLONE_INTO_CGROUP`].
+fn clone3(_: &SingleThread, flags: u64, cgroup: u64) -> io::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     let args = CloneArgs {
-        flags: STEP_NAMESPACES | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
+        flags: flags | CLONE_PIDFD,
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
-        cgroup: cgroup.as_raw_fd() as u64,
+        cgroup,
         ..CloneArgs::default()
     };
-    // SAFETY: no CLONE_VM and no stack given, so it behaves like fork; the token proves that there is one thread; `args` and
-    // `pidfd` outlive the call.
+    // SAFETY: no caller gives CLONE_VM, and there is no stack, so it behaves like fork; the token proves that there is one thread; `args`
+    // and `pidfd` outlive the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     match pid {
         -1 => Err(io::Error::last_os_error()),

@@ -204,14 +204,14 @@ fn owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> Staged<(Reply, 
 /// hold it open.
 fn owner_map(proc: &OwnedFd, group: u32, host_id: u32, alone: &SingleThread) -> io::Result<OwnedFd> {
     let (ours, theirs) = Channel::pair()?;
-    let pid = match sys::fork_into_user_namespace(alone)? {
-        Forked::Child => {
+    let pid = match sys::clone_into_user_namespace(alone)? {
+        Cloned::Child => {
             drop(ours);
             // Returns when the launcher drops its end.
             let _ = theirs.receive_bytes(&mut [0]);
             sys::exit_now(0)
         }
-        Forked::Parent(pid) => pid,
+        Cloned::Parent { pid, .. } => pid,
     };
     for (map, id) in [("uid_map", 0), ("gid_map", group)] {
         let map = openat(proc, format!("{pid}/{map}"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
