@@ -12,6 +12,7 @@
 
 mod cgroup;
 pub mod collect;
+mod contact;
 mod device;
 mod enforced;
 mod filter;
@@ -31,6 +32,7 @@ pub mod verity;
 mod view;
 
 pub use cgroup::{Error as CgroupError, remove_abandoned};
+pub use contact::Error as ContactError;
 pub use enforced::{CgroupFacts, Confirmed, Enforced, Landlock, MountFact, ProcessFacts, Surroundings};
 #[cfg(feature = "mutation")]
 pub use filter::time_installation as time_filter_installation;

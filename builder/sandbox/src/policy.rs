@@ -29,8 +29,8 @@ pub const SLOTS: u16 = 1024;
 pub(crate) const HOST_ID_BASE: u32 = 0x7000_0000;
 /// Host user and group of every sandbox init: not a step's, so that no step can trace or signal it.
 pub(crate) const INIT_HOST_ID: u32 = HOST_ID_BASE + SLOTS as u32;
-/// A group that no file has: the largest id there is. A map must map something. Source: user_namespaces(7).
-pub(crate) const NO_GROUP: u32 = u32::MAX - 1;
+/// A user or group that no file has: the largest id there is. A map must map something. Source: user_namespaces(7).
+pub(crate) const NO_ID: u32 = u32::MAX - 1;
 /// User and group that a step sees itself as, whatever its slot: outputs must not depend on the slot.
 pub const VIEW_ID: u32 = 1000;
 
@@ -38,8 +38,9 @@ pub const VIEW_ID: u32 = 1000;
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// A directory or file of the caller's mount namespace. Nothing mounted below it is part of the view. But for the root, it is
-    /// on a file system that allows owner-mapped mounts (tmpfs, ext4, xfs, btrfs, EROFS; not an initramfs) and belongs to root.
+    /// A directory or file of the caller's mount namespace. Nothing mounted below it is part of the view. It is on a file
+    /// system that allows owner-mapped mounts (tmpfs, ext4, xfs, btrfs, EROFS; not overlay, not an initramfs) and, but for the root,
+    /// belongs to root.
     Path(PathBuf),
     /// A mount that is attached nowhere: a verified image, or a workspace.
     Tree(DetachedTree),

@@ -96,27 +96,16 @@ pub(crate) enum Cloned {
 }
 
 /// Clones a sandbox's init into its new namespaces and, at once, into `cgroup`. Memory is copied as by fork.
-pub(crate) fn clone_step(alone: &SingleThread, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
-    let flags = STEP_NAMESPACES | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP;
-    clone3(alone, flags, cgroup.as_raw_fd() as u64)
-}
-
-/// As [`fork`], with the child in a new user namespace.
-pub(crate) fn clone_into_user_namespace(alone: &SingleThread) -> io::Result<Cloned> {
-    clone3(alone, libc::CLONE_NEWUSER as u64, 0)
-}
-
-/// `clone3(2)` with `flags`; `cgroup` counts only with [`CLONE_INTO_CGROUP`].
-fn clone3(_: &SingleThread, flags: u64, cgroup: u64) -> io::Result<Cloned> {
+pub(crate) fn clone_step(_: &SingleThread, cgroup: BorrowedFd<'_>) -> io::Result<Cloned> {
     let mut pidfd: libc::c_int = -1;
     let args = CloneArgs {
-        flags: flags | CLONE_PIDFD,
+        flags: STEP_NAMESPACES | CLONE_PIDFD | CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP,
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
-        cgroup,
+        cgroup: cgroup.as_raw_fd() as u64,
         ..CloneArgs::default()
     };
-    // SAFETY: no caller gives CLONE_VM, and there is no stack, so it behaves like fork; the token proves that there is one thread; `args`
+    // SAFETY: without CLONE_VM and with no stack given, clone3 behaves like fork; the token proves that there is one thread; `args`
     // and `pidfd` outlive the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     match pid {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use kiln_sandbox::{CgroupError, Layer, PolicyError, ReadBackError, SpawnError, ViewError, WaitError};
+use kiln_sandbox::{CgroupError, ContactError, Layer, PolicyError, ReadBackError, SpawnError, ViewError, WaitError};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -133,7 +133,7 @@ fn spawn_layer(error: &SpawnError) -> Option<Layer> {
         | SpawnError::ReadBack(ReadBackError::NotEnforced { layer, .. }) => Some(*layer),
         SpawnError::Cgroup(_) => Some(Layer::Limits),
         SpawnError::Trace(_) => Some(Layer::Trace),
-        SpawnError::View(_) | SpawnError::Source { .. } => Some(Layer::View),
+        SpawnError::View(_) | SpawnError::Contact(_) | SpawnError::Source { .. } => Some(Layer::View),
         _ => None,
     }
 }
@@ -149,6 +149,11 @@ fn spawn_help(error: &SpawnError) -> Option<String> {
         }
         SpawnError::View(ViewError::Look { target, source }) if *source == Errno::LOOP => {
             format!("there is a symbolic link on the way to {target} in the root: name the place that it leads to")
+        }
+        SpawnError::Contact(ContactError::Found { path, .. }) => {
+            format!(
+                "remove {path:?} or move it elsewhere; or hand the directory over with --ro: there nobody can reach it"
+            )
         }
         SpawnError::Source { source, .. } if source.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             "the source became a symbolic link just now: something on this host changes it".to_owned()

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::Error;
 use super::channel::Channel;
 use super::order::{Failed, REPORT_BYTES_MAX, Reply, Request};
+use super::owners::Owners;
 use super::spaces::Spaces;
 use crate::cgroup::{Cgroup, Hierarchy};
 
@@ -53,16 +54,6 @@ impl Prepared {
         let (control, far) = Channel::pair_with_sender().map_err(|source| Error::Channel { with: "step", source })?;
         Ok(Self { control, far, cgroup })
     }
-}
-
-/// How the owners of a step's files are mapped, each as a user namespace.
-#[derive(Debug)]
-pub(super) struct Owners {
-    /// Root on disk is the step's user and group.
-    pub(super) read_write: OwnedFd,
-    /// Root on disk is the step's user, and no group is anybody's: the kernel lets nobody write to such a file, whatever its mode
-    /// and type say. Source: inode_permission in fs/namei.c, HAS_UNMAPPED_ID.
-    pub(super) read_only: OwnedFd,
 }
 
 /// What the launcher was asked for and did not answer yet.
@@ -170,11 +161,11 @@ impl Line {
                 let spaces = Spaces { network, user };
                 self.made = Some(Sandbox { control, init: pid, pidfd, spaces, cgroup });
             }
-            (Waiting::Owners(host_id), (Reply::Owners, [Some(read_write), Some(read_only), None])) => {
+            (Waiting::Owners(host_id), (Reply::Owners, [Some(writable), Some(read_only), Some(root)])) => {
                 if self.owners.len() >= OWNERS_MAX {
                     self.owners.clear();
                 }
-                self.owners.insert(host_id, Arc::new(Owners { read_write, read_only }));
+                self.owners.insert(host_id, Arc::new(Owners { writable, read_only, root }));
             }
             _ => return Err(Error::OutOfTurn),
         }

@@ -4,6 +4,7 @@
 pub(crate) mod channel;
 mod line;
 pub(crate) mod order;
+mod owners;
 mod spaces;
 mod zygote;
 
@@ -17,11 +18,12 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open};
 use thiserror::Error;
 
 use crate::cgroup::{self, Hierarchy};
+use crate::contact;
 use crate::enforced::Enforced;
 use crate::filter::{Filter, StepFilters};
 use crate::kernel::{self, Missing};
 use crate::layer::{Layer, Requirements};
-use crate::policy::{Policy, Profile, VIEW_ID};
+use crate::policy::{Access, Policy, Profile, VIEW_ID};
 use crate::readback::{self, MountReader, Namespaces, Ordered, Process};
 use crate::running::{Space, Started, Step};
 use crate::stage::{self, At as _, Kit};
@@ -33,6 +35,7 @@ use crate::view::{self, Identity};
 use channel::{Channel, Received};
 use line::{Line, Sandbox};
 use order::{AGAIN, DESCRIPTORS_MAX, Failed, GO, ORDER_BYTES_MAX, Order, REPORT_BYTES_MAX, Report};
+pub(crate) use owners::Owners;
 use spaces::Spaces;
 
 /// How long the set-up of one step may take: milliseconds on hardware, seconds on an emulated and busy machine.
@@ -65,6 +68,8 @@ pub enum Error {
     Source { target: String, source: io::Error },
     #[error(transparent)]
     View(#[from] view::Error),
+    #[error(transparent)]
+    Contact(#[from] contact::Error),
     #[error("the order for the step has {bytes} bytes, at most {ORDER_BYTES_MAX} are taken")]
     OrderTooLong { bytes: usize },
     #[error("cannot talk to the {with}")]
@@ -186,6 +191,9 @@ impl Launcher {
         };
         let root = detach("/", &policy.root)?;
         let trees = policy.mounts.iter().map(|m| detach(&m.target, &m.source)).collect::<Result<Vec<OwnedFd>, _>>()?;
+        for (mount, tree) in policy.mounts.iter().zip(&trees).filter(|(mount, _)| mount.access == Access::ReadWrite) {
+            contact::check(tree.as_fd(), &mount.target)?;
+        }
         let places = view::plan(policy, root.as_fd(), &trees)?;
         let order = Order::new(policy, places, &self.requirements);
         let (Sandbox { control, init, pidfd, spaces: Spaces { network, user }, cgroup }, owners) =
@@ -193,8 +201,8 @@ impl Launcher {
         if self.requirements.require(Layer::Limits) {
             cgroup.limit(&policy.limits)?;
         }
-        let mut descriptors: Vec<BorrowedFd<'_>> =
-            vec![stdout.as_fd(), stderr.as_fd(), owners.read_write.as_fd(), owners.read_only.as_fd()];
+        let mut descriptors = vec![stdout.as_fd(), stderr.as_fd()];
+        descriptors.extend(owners.descriptors());
         descriptors.extend([network.as_fd(), user.as_fd(), root.as_fd()]);
         descriptors.extend(trees.iter().map(AsFd::as_fd));
         debug_assert!(descriptors.len() <= DESCRIPTORS_MAX);

@@ -16,8 +16,8 @@ pub(crate) const ORDER_BYTES_MAX: usize = 200 * 1024;
 pub(crate) const REPORT_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of one request to the launcher.
 pub(crate) const REQUEST_BYTES_MAX: usize = 256;
-/// Descriptors before the trees: stdout, stderr, both owner maps, the step's network and user namespaces.
-pub(crate) const FIXED_DESCRIPTORS: usize = 6;
+/// Descriptors before the trees: stdout, stderr, the owner maps, the step's network and user namespaces.
+pub(crate) const FIXED_DESCRIPTORS: usize = 7;
 /// Descriptors of one message: fixed ones, the root and every mount. The kernel's limit is 253 (SCM_MAX_FD).
 pub(crate) const DESCRIPTORS_MAX: usize = FIXED_DESCRIPTORS + 1 + crate::policy::MOUNTS_MAX;
 
@@ -35,8 +35,7 @@ pub(crate) enum Request {
     Close,
 }
 
-/// Caller to the init of an empty sandbox: start this. Comes with the descriptors stdout, stderr, owner maps of what
-/// is writable and of what is not, network and user namespace, then the trees.
+/// Caller to the init of an empty sandbox: start this. Comes with the descriptors stdout, stderr, owner maps, network and user namespace, then the trees.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     pub(crate) places: Vec<Place>,
@@ -91,7 +90,7 @@ pub(crate) enum Reply {
     Sandbox {
         pid: i32,
     },
-    /// Comes with the owner map of what is writable, and that of what is not.
+    /// Comes with them.
     Owners,
     Failed(Failed),
 }

@@ -40,7 +40,7 @@ pub(super) fn user(proc: &OwnedFd, left_out: &BTreeSet<Layer>, alone: &SingleThr
     in_child(alone, || enter_user(proc, left_out))
 }
 
-fn in_child<T>(alone: &SingleThread, make: impl FnOnce() -> Staged<T>) -> Staged<T> {
+pub(super) fn in_child<T>(alone: &SingleThread, make: impl FnOnce() -> Staged<T>) -> Staged<T> {
     sys::in_child(alone, make).at(Layer::Namespaces, "clone of a child for namespaces")?
 }
 
@@ -57,7 +57,7 @@ fn enter_user(proc: &OwnedFd, left_out: &BTreeSet<Layer>) -> Staged<OwnedFd> {
 }
 
 /// One of the calling process's namespaces.
-fn own(proc: &OwnedFd, name: &str) -> Staged<OwnedFd> {
+pub(super) fn own(proc: &OwnedFd, name: &str) -> Staged<OwnedFd> {
     openat(proc, format!("self/ns/{name}"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .at(Layer::Namespaces, "open of a namespace")
 }

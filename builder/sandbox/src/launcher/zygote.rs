@@ -6,9 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, unshare};
-use rustix::fs::{
-    Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, makedev, mkdirat, mknodat, open, openat, symlinkat,
-};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, makedev, mkdirat, mknodat, open, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags, mount_change, move_mount, unmount,
@@ -17,9 +15,9 @@ use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_
 
 use super::channel::{Channel, Received};
 use super::order::{Failed, REQUEST_BYTES_MAX, Reply, Request};
+use super::owners::Owners;
 use super::spaces::{self, Spaces};
 use crate::layer::Layer;
-use crate::policy::NO_GROUP;
 use crate::stage::{self, At as _, Empty, Kit, Staged};
 use crate::sys::{self, Cloned, Forked, SingleThread, attr, mount_setattr};
 use crate::trace::Rules;
@@ -155,7 +153,10 @@ fn answer(
     };
     let made = match received.message {
         Request::Sandbox { network } => sandbox(received.descriptors, network, proc, kit, alone),
-        Request::Owners { host_id } => owners(proc, host_id, alone),
+        Request::Owners { host_id } => Owners::make(proc, host_id, alone).map(|owners| {
+            let Owners { writable, read_only, root } = owners;
+            (Reply::Owners, vec![writable, read_only, root])
+        }),
         // Taken in by whoever read it.
         Request::Close => return Ok(()),
     };
@@ -191,31 +192,4 @@ fn sandbox(
             Ok((Reply::Sandbox { pid }, descriptors))
         }
     }
-}
-
-/// The owner maps of a step's files.
-fn owners(proc: &OwnedFd, host_id: u32, alone: &SingleThread) -> Staged<(Reply, Vec<OwnedFd>)> {
-    let owners = [0, NO_GROUP].map(|group| owner_map(proc, group, host_id, alone));
-    let [read_write, read_only] = owners.map(|map| map.at(Layer::Namespaces, "user namespace of an owner map"));
-    Ok((Reply::Owners, vec![read_write?, read_only?]))
-}
-
-/// The user namespace that maps user 0 and group `group` on disk to `host_id` and nothing else. Made by a child that does nothing but
-/// hold it open.
-fn owner_map(proc: &OwnedFd, group: u32, host_id: u32, alone: &SingleThread) -> io::Result<OwnedFd> {
-    let (ours, theirs) = Channel::pair()?;
-    let pid = match sys::clone_into_user_namespace(alone)? {
-        Cloned::Child => {
-            drop(ours);
-            // Returns when the launcher drops its end.
-            let _ = theirs.receive_bytes(&mut [0]);
-            sys::exit_now(0)
-        }
-        Cloned::Parent { pid, .. } => pid,
-    };
-    for (map, id) in [("uid_map", 0), ("gid_map", group)] {
-        let map = openat(proc, format!("{pid}/{map}"), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::io::write(&map, format!("{id} {host_id} 1\n").as_bytes())?;
-    }
-    Ok(openat(proc, format!("{pid}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }

@@ -10,7 +10,7 @@ use super::table::{MountReader, Mounted};
 use super::{Error, Ordered, Process, expect};
 use crate::enforced::MountFact;
 use crate::layer::Layer::View;
-use crate::policy::{NO_GROUP, Proc};
+use crate::policy::{NO_ID, Proc};
 use crate::running::Space;
 use crate::sys::attr;
 use crate::view::{Identity, Kind, Place, SHM_BYTES_MAX, SHM_INODES_MAX, TreeAccess, hidden_in_proc, lookup};
@@ -93,7 +93,8 @@ fn mount_matches(place: &Place, mount: &Mounted, mounts: &[Mounted], ordered: &O
     let mapped = |id: u32| vec![format!("{id} {} 1", ordered.policy.host_id())];
     let (owners, groups) = match place.kind {
         Kind::Tree { access: TreeAccess::ReadWrite, .. } => (mapped(0), mapped(0)),
-        Kind::Tree { access: TreeAccess::ReadOnly, .. } => (mapped(0), mapped(NO_GROUP)),
+        Kind::Tree { access: TreeAccess::ReadOnly, .. } => (mapped(0), mapped(NO_ID)),
+        Kind::Root => (mapped(NO_ID), mapped(NO_ID)),
         _ => (Vec::new(), Vec::new()),
     };
     expect(View, &what("owner map"), &mount.owners, &owners)?;

@@ -74,7 +74,9 @@ impl AsFd for Ready<'_> {
 /// Makes the view and moves into it. The launcher's mount table is still on top of its root, until [`leave`].
 pub(super) fn enter(handed: &Handed<'_>) -> Staged<()> {
     let root = handed.descriptors.trees.first().ok_or(Errno::INVAL).at(View, "the image's tree")?;
-    mount_setattr(root.as_fd(), Kind::Root.attributes().bits(), None).at(View, "mount_setattr of the image")?;
+    let owners = &handed.descriptors.owners;
+    let set = Kind::Root.attributes().bits();
+    mount_setattr(root.as_fd(), set, Some(owners.root.as_fd())).at(View, "mount_setattr of /")?;
     attach(root.as_fd(), CWD, VIEW).at(View, "move_mount of the image")?;
     let (mut scaffolds, mut covers) = (Vec::new(), None);
     for place in handed.order.places.iter().filter(|place| place.kind != Kind::Root) {
@@ -138,8 +140,8 @@ fn prepare<'a>(place: &Place, covers: Option<&OwnedFd>, handed: &'a Handed<'_>) 
         Kind::Tree { number, access } => {
             let tree = handed.descriptors.trees.get(*number).ok_or(Errno::INVAL).at(View, &what("tree"))?;
             let owners = match access {
-                TreeAccess::ReadOnly => &handed.descriptors.owners_read_only,
-                TreeAccess::ReadWrite => &handed.descriptors.owners,
+                TreeAccess::ReadOnly => &handed.descriptors.owners.read_only,
+                TreeAccess::ReadWrite => &handed.descriptors.owners.writable,
             };
             mount_setattr(tree.as_fd(), set, Some(owners.as_fd())).at(View, &what("mount_setattr"))?;
             return there(tree);

@@ -20,6 +20,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::attach::Furniture;
 use super::{At, Descriptors, Empty, Handed, Staged, attach, set, step, write};
 use crate::filter::Filter;
+use crate::launcher::Owners;
 use crate::launcher::channel::Channel;
 use crate::launcher::order::{FIXED_DESCRIPTORS, Failed, Order, Report};
 use crate::layer::Layer;
@@ -77,14 +78,13 @@ fn take_order(control: Channel) -> Result<Option<(Order, Descriptors)>, (Channel
     let count = received.descriptors.len();
     let mut descriptors = received.descriptors.into_iter();
     let fixed: [_; FIXED_DESCRIPTORS] = std::array::from_fn(|_| descriptors.next());
-    if let (true, [Some(stdout), Some(stderr), Some(owners), Some(owners_read_only), Some(network), Some(user)]) =
-        (count == expected, fixed)
+    if let (
+        true,
+        [Some(stdout), Some(stderr), Some(writable), Some(read_only), Some(root), Some(network), Some(user)],
+    ) = (count == expected, fixed)
     {
-        let trees = descriptors.collect();
-        return Ok(Some((
-            order,
-            Descriptors { control, stdout, stderr, owners, owners_read_only, network, user, trees },
-        )));
+        let (owners, trees) = (Owners { writable, read_only, root }, descriptors.collect());
+        return Ok(Some((order, Descriptors { control, stdout, stderr, owners, network, user, trees })));
     }
     Err((control, refused(Errno::BADF.into(), "order with other descriptors than mounts")))
 }

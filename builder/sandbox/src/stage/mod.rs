@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, open, openat};
 
 use crate::filter::{Filter, StepFilters};
+use crate::launcher::Owners;
 use crate::launcher::channel::Channel;
 use crate::launcher::order::{Failed, Order};
 use crate::layer::Layer;
@@ -23,7 +24,7 @@ use attach::Furniture;
 pub(crate) use attach::proc;
 pub(crate) use init::run;
 pub(crate) use landlock::PINNED_NUMBER as LANDLOCK_ABI;
-pub(crate) use step::{LOCKED_BYTES, PENDING_SIGNALS, STACK_BYTES, drop_bounding_set, forbid_namespaces};
+pub(crate) use step::{LOCKED_BYTES, PENDING_SIGNALS, STACK_BYTES, drop_bounding_set, forbid_namespaces, identity};
 
 /// What is the same for all sandboxes of a launcher, made before it was forked.
 #[derive(Debug)]
@@ -63,10 +64,7 @@ struct Descriptors {
     control: Channel,
     stdout: OwnedFd,
     stderr: OwnedFd,
-    /// The owner map of what is writable.
-    owners: OwnedFd,
-    /// The owner map of what is not: the step has its files, and nobody has their groups.
-    owners_read_only: OwnedFd,
+    owners: Owners,
     /// The step's own network namespace, in which nobody is.
     network: OwnedFd,
     /// The step's own user namespace, in which nobody is and nobody can make another namespace.
@@ -114,7 +112,7 @@ fn set(proc: &OwnedFd, path: &str, value: &str) -> io::Result<String> {
 }
 
 /// Writes a setting that the kernel itself refuses if it is not to be.
-fn write(proc: &OwnedFd, path: &str, value: &str) -> io::Result<()> {
+pub(crate) fn write(proc: &OwnedFd, path: &str, value: &str) -> io::Result<()> {
     let file = openat(proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, value.as_bytes())?;
     Ok(())

@@ -188,7 +188,7 @@ fn process_limits(order: &Order) -> Result<(), Errno> {
 }
 
 /// All ids and no group.
-fn identity(id: u32) -> Staged<()> {
+pub(crate) fn identity(id: u32) -> Staged<()> {
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
     set_thread_res_gid(gid, gid, gid).at(Layer::Identity, "setresgid")?;
     set_thread_res_uid(uid, uid, uid).at(Layer::Identity, "setresuid")

@@ -94,8 +94,8 @@ pub(crate) struct Bench {
     pub(crate) saboteurs: Vec<(Layer, Launcher)>,
     image: TempDir,
     scratch: TempDir,
-    /// Listens in an input, in a file that everybody may write to.
-    _service: UnixListener,
+    /// Services of the host in an input and in the image.
+    _services: [UnixListener; 2],
 }
 
 impl Bench {
@@ -128,19 +128,14 @@ impl Bench {
         fs::write(scratch.path().join("data"), "input\n").expect("input");
         fs::create_dir(scratch.path().join("tree")).expect("input");
         fs::write(scratch.path().join("tree/file"), "input\n").expect("input");
-        let service = UnixListener::bind(scratch.path().join("tree/service")).expect("socket in an input");
-        rustix::fs::mknodat(CWD, scratch.path().join("tree/fifo"), FileType::Fifo, Mode::empty(), 0).expect("fifo");
-        for name in ["service", "fifo"] {
-            let everybody = fs::Permissions::from_mode(0o777);
-            fs::set_permissions(scratch.path().join("tree").join(name), everybody).expect("mode");
-        }
+        let services = [scratch.path().join("tree"), image.path().to_owned()].map(|place| serve(&place));
         for set_id in [image.path().join("usr/bin/set-id"), scratch.path().join("tree/set-id")] {
             fs::copy(image.path().join("probe"), &set_id).expect("set-id program");
             fs::set_permissions(&set_id, fs::Permissions::from_mode(0o6755)).expect("mode");
         }
         open_to_all(image.path());
         let desks = Mutex::new((FIRST_DESK..FIRST_DESK + DESKS as u16).rev().collect());
-        Self { launcher, unlimited, mutants, saboteurs, desks, image, scratch, _service: service }
+        Self { launcher, unlimited, mutants, saboteurs, desks, image, scratch, _services: services }
     }
 
     pub(crate) fn mutant(&self, off: &[Layer]) -> &Launcher {
@@ -228,6 +223,17 @@ impl Bench {
     pub(crate) fn probe(&self, arguments: &[&str]) -> Ran {
         run(&self.launcher, self.draft(arguments))
     }
+}
+
+/// A socket that somebody listens at, and a fifo, both of which everybody may write to.
+fn serve(place: &Path) -> UnixListener {
+    let (socket, fifo) = (place.join("service"), place.join("fifo"));
+    let service = UnixListener::bind(&socket).expect("socket");
+    rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::empty(), 0).expect("fifo");
+    for path in [socket, fifo] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("mode");
+    }
+    service
 }
 
 /// Runs a draft to its end and reads all it said.

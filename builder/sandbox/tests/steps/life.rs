@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kiln_sandbox::{
-    Access, DetachedTree, Draft, Exit, Layer, Limits, Mount, Policy, Profile, Source, SpawnError, TEXT_BYTES_MAX,
-    ViewError,
+    Access, ContactError, DetachedTree, Draft, Exit, Layer, Limits, Mount, Policy, Profile, Source, SpawnError,
+    TEXT_BYTES_MAX, ViewError,
 };
 
 use crate::Test;
@@ -24,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_workspace_in_memory_goes_from_step_to_step", a_workspace_in_memory_goes_from_step_to_step),
     ("what_is_enforced_is_recorded", what_is_enforced_is_recorded),
     ("an_impossible_view_is_refused", an_impossible_view_is_refused),
+    ("a_way_out_of_a_writable_tree_is_refused", a_way_out_of_a_writable_tree_is_refused),
     ("a_launcher_refuses_a_threaded_process", a_launcher_refuses_a_threaded_process),
     ("the_longest_text_reaches_the_step", the_longest_text_reaches_the_step),
     ("concurrent_steps_do_not_mix", concurrent_steps_do_not_mix),
@@ -167,6 +169,38 @@ fn an_impossible_view_is_refused(bench: &Bench) {
     let errors = writer.try_clone().expect("dup");
     let error = bench.launcher.spawn(&Policy::new(draft).expect("policy"), writer, errors).map(drop);
     assert!(matches!(error, Err(SpawnError::Source { .. })), "{error:?}");
+}
+
+fn a_way_out_of_a_writable_tree_is_refused(bench: &Bench) {
+    let attempt = |draft| {
+        let (_reader, writer) = pipe();
+        let errors = writer.try_clone().expect("dup");
+        bench.launcher.spawn(&Policy::new(draft).expect("policy"), writer, errors).map(drop)
+    };
+    for (make, wanted) in [(make_socket as fn(&Path), "socket"), (make_fifo, "FIFO")] {
+        let draft = bench.draft(&["nothing"]);
+        let deep = bench.workspace().join("a/b").join("c".repeat(255));
+        fs::create_dir_all(&deep).expect("directories");
+        fs::write(deep.join("file"), "").expect("file");
+        std::os::unix::fs::symlink("/dev", deep.join("link")).expect("link");
+        make(&bench.workspace().join("a/b/way"));
+        let refused = attempt(draft);
+        let Err(SpawnError::Contact(ContactError::Found { target, path, kind })) = refused else {
+            panic!("{refused:?}")
+        };
+        assert_eq!((target.as_str(), path.as_str(), kind), ("/work/out", "a/b/way", wanted));
+    }
+    let draft = bench.draft(&["nothing"]);
+    fs::create_dir_all(bench.workspace().join("a/b")).expect("directories");
+    attempt(draft).expect("nothing is behind a directory");
+}
+
+fn make_socket(path: &Path) {
+    std::os::unix::net::UnixListener::bind(path).map(drop).expect("socket");
+}
+
+fn make_fifo(path: &Path) {
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("fifo");
 }
 
 fn a_launcher_refuses_a_threaded_process(_: &Bench) {

@@ -140,6 +140,15 @@ fn what_has_somebody_behind_it_is_not_shown() {
         }
         refused(&run(program().args(["--root", path, "--", "echo", "never"])), &cause, "name a directory");
     }
+    // Where they are found inside a directory, nobody can write to them if it is read-only.
+    let directory = text(scratch.path());
+    refused(
+        &script(&["--rw", directory], "echo never"),
+        "would let the step reach whoever is behind",
+        "hand the directory over",
+    );
+    let ways = script(&["--ro", directory, "--chdir", directory, "--timeout", "10s"], "! { echo x > fifo; } 2>&1");
+    assert_eq!((ways.status, ways.said.contains("Permission denied")), (0, true), "{} {}", ways.said, ways.complained);
 }
 
 #[test]

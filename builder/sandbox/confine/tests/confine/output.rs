@@ -109,9 +109,10 @@ fn a_policy_that_cannot_be_printed_is_refused() {
 
 /// What a step does that gives its standard output away through the socket `there`, after saying as much as a pipe holds.
 const GIVE_AWAY: &str = "
-import array, os, socket
+import array, os, socket, time
+open('here', 'w').close()
 there = socket.socket(socket.AF_UNIX)
-there.connect('there')
+while there.connect_ex('there'): time.sleep(0.01)
 there.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [1]))])
 there.recv(1)
 os.write(1, b'y' * 65536)
@@ -136,10 +137,12 @@ fn received(socket: &UnixStream) -> OwnedFd {
 #[test]
 fn output_that_was_given_away_is_not_waited_for() {
     let scratch = scratch();
-    let listener = UnixListener::bind(scratch.path().join("there")).expect("socket");
     let flags = ["--rw", text(scratch.path()), "--chdir", text(scratch.path()), "--timeout", "1m"];
     let mut command = confine(&[&flags, &["--", "/usr/bin/python3", "-c", GIVE_AWAY][..]].concat());
     let mut child = command.stdout(Stdio::piped()).spawn().expect("the program");
+    // A socket that were there before would have been found.
+    until("the step runs", || scratch.path().join("here").exists());
+    let listener = UnixListener::bind(scratch.path().join("there")).expect("socket");
     let (mut socket, _) = listener.accept().expect("the step");
     let held = received(&socket);
     socket.write_all(b"x").expect("the step goes on");

@@ -114,12 +114,16 @@ static long service_sockets(void) {
     errno = ENOENT;
     return -1;
 }
-/* The harness listens there, in a file that everybody may write to. */
-static long service_in_input(void) {
-    struct sockaddr_un at = { .sun_family = AF_UNIX, .sun_path = "/inputs/tree/service" };
+/* The harness listens there, in files that everybody may write to. */
+static long service_at(const char *path) {
+    struct sockaddr_un at = { .sun_family = AF_UNIX };
+    strcpy(at.sun_path, path);
     return connect(socket(AF_UNIX, SOCK_STREAM, 0), (struct sockaddr *)&at, sizeof at);
 }
+static long service_in_input(void) { return service_at("/inputs/tree/service"); }
+static long service_in_root(void) { return service_at("/service"); }
 static long fifo_in_input(void) { return open("/inputs/tree/fifo", O_RDWR | O_NONBLOCK); }
+static long fifo_in_root(void) { return open("/fifo", O_RDWR | O_NONBLOCK); }
 /* Credentials of root on a message. */
 static long forged_sender(void) {
     int fds[2], one = 1;
@@ -167,6 +171,6 @@ const struct attack sockets[] = {
     A(multipath), A(pair_inet), A(pair_tipc), A(vsock), A(vsock_datagram), A(vsock_host), A(vsock_local), A(loopback),
     A(beyond_loopback), A(beyond_loopback6), A(datagram_out), A(multicast_out), A(families), A(uring_setup), A(uring_enter),
     A(uring_register), A(aio), A(unix_pair), A(unix_in_work), A(unix_in_tmp), A(unix_in_shm), A(unix_in_root), A(unix_in_input),
-    A(unix_abstract), A(unix_of_host), A(unix_of_other), A(unix_held), A(service_sockets), A(service_in_input), A(fifo_in_input), A(forged_sender), A(force_buffer),
+    A(unix_abstract), A(unix_of_host), A(unix_of_other), A(unix_held), A(service_sockets), A(service_in_input), A(service_in_root), A(fifo_in_input), A(fifo_in_root), A(forged_sender), A(force_buffer),
     A(socket_mark), A(attach_bpf), A(interface_up), A(interfaces), A(tunnel), END,
 };
